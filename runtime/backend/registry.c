@@ -1,0 +1,59 @@
+// backend/registry.c: which back ends exist, and which one is in use.
+#include "backend/backend.h"
+#include "backend/cpu/isa.h"
+#include <stdlib.h>
+#include <string.h>
+
+extern const hd_backend hd_backend_cpu_base;
+#if HD_HAVE_X86_BUILDS
+extern const hd_backend hd_backend_cpu_avx2, hd_backend_cpu_avx512;
+#endif
+
+static const hd_backend *current;
+
+// The best build that this processor runs; HDLUA_ISA=avx512|avx2|base asks for a lower one.
+static const hd_backend *cpu_backend(void) {
+    const hd_isa best = hd_isa_detect();
+    hd_isa isa = best;
+    const char *wanted = getenv("HDLUA_ISA");
+    if (wanted)
+        isa = strcmp(wanted, "base") == 0 ? HD_ISA_BASE : strcmp(wanted, "avx2") == 0 ? HD_ISA_AVX2 : HD_ISA_AVX512;
+    if (isa > best)
+        isa = best;
+#if HD_HAVE_X86_BUILDS
+    if (isa == HD_ISA_AVX512)
+        return &hd_backend_cpu_avx512;
+    if (isa == HD_ISA_AVX2)
+        return &hd_backend_cpu_avx2;
+#endif
+    return &hd_backend_cpu_base;
+}
+
+const hd_backend *hd_be(void) {
+    if (!current)
+        current = cpu_backend();
+    return current;
+}
+
+hd_status hd_backend_select(const char *name) {
+    if (strcmp(name, "cpu") == 0)
+        current = cpu_backend();
+    else if (strcmp(name, "ref") == 0)
+        current = &hd_backend_ref;
+    else
+        return hd_fail(HD_EARG, "backend: unknown back end: got '%s', expected 'cpu' or 'ref'", name);
+    return HD_OK;
+}
+
+int hd_unary_needs(hd_unary op) {
+    enum { X = 1, Y = 2 };
+    switch (op) {
+    case HD_EXP: case HD_SQRT: case HD_RSQRT: case HD_TANH: case HD_SIGMOID: case HD_RECIPROCAL: case HD_RELU:
+    case HD_EXPM1: case HD_SOFTPLUS:
+        return Y;
+    case HD_NEG: case HD_SCALE: case HD_FLOOR: case HD_CEIL: case HD_ROUND: case HD_SIGN: case HD_NOT: case HD_ISFINITE:
+        return 0;
+    default:
+        return X;
+    }
+}

@@ -1,0 +1,12 @@
+// core/threads.h: the one place that knows how many threads compute.
+// OpenMP's own default stays 1 for the life of the process, so that BLAS is single-threaded everywhere; each parallel
+// region of ours says num_threads(hd_threads()). Work is cut by shape, never by thread count: same bits for any number.
+#ifndef HD_THREADS_H
+#define HD_THREADS_H
+
+void hd_threads_init(void);   // call once at start, before any BLAS or OpenMP use
+int hd_threads(void);         // threads a parallel region asks for, >= 1
+void hd_set_threads(int n);   // 1 to 256; outside values are clamped
+int hd_cores(void);           // processors this process may run on
+
+#endif
