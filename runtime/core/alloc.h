@@ -9,10 +9,10 @@
 #include <stddef.h>
 #include <stdint.h>
 
-void *hd_alloc(size_t bytes);            // contents undefined; bytes may be 0
-void hd_free(void *block);               // NULL is allowed
-void hd_alloc_trim(void);                // give the cache back to the system
-void hd_alloc_set_budget(size_t bytes);  // live + cached stay below; 0: no budget
+void *hd_alloc(size_t bytes);           // contents undefined; bytes may be 0
+void hd_free(void *block);              // NULL is allowed
+void hd_alloc_trim(void);               // give the cache back to the system
+void hd_alloc_set_budget(size_t bytes); // live + cached stay below; 0: no budget
 
 typedef struct {
     size_t live, cached, peak, allocations; // bytes held, bytes waiting, highest live, blocks handed out so far

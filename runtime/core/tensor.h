@@ -17,6 +17,9 @@ typedef struct hd_storage {
 
 struct hd_node; // autograd/tape.h
 
+// autograd/ says once how a node is let go, so that core needs no header of a layer above it.
+void hd_tensor_on_release_node(void (*release)(struct hd_node *));
+
 typedef struct hd_tensor {
     int refs;
     hd_dtype dtype;
@@ -25,10 +28,10 @@ typedef struct hd_tensor {
     int64_t strides[HD_MAX_DIMS]; // in elements
     int64_t offset;               // in elements
     hd_storage *storage;
-    bool requires_grad;      // a leaf that collects a gradient
-    bool kept;               // parameter, buffer or optimizer state: scopes leave it alone
-    struct hd_node *node;    // the op that made it, when it is on the tape
-    struct hd_tensor *grad;  // of a leaf, after backward
+    bool requires_grad;     // a leaf that collects a gradient
+    bool kept;              // parameter, buffer or optimizer state: scopes leave it alone
+    struct hd_node *node;   // the op that made it, when it is on the tape
+    struct hd_tensor *grad; // of a leaf, after backward
 } hd_tensor;
 
 // How the elements of a new tensor are laid out in memory. Never changes values, order or what the user sees.
@@ -49,7 +52,7 @@ hd_tensor *hd_tensor_retain(hd_tensor *x);
 void hd_tensor_release(hd_tensor *x); // NULL is allowed
 
 int64_t hd_tensor_numel(const hd_tensor *x);
-hd_view hd_tensor_as_view(const hd_tensor *x); // NULL gives a view with data == NULL
+hd_view hd_tensor_as_view(const hd_tensor *x);       // NULL gives a view with data == NULL
 bool hd_tensor_is_contiguous(const hd_tensor *x);    // row-major without gaps
 bool hd_tensor_is_channels_last(const hd_tensor *x); // dense with dimension 1 fastest, ndim >= 3
 bool hd_tensor_is_dense(const hd_tensor *x);         // some order of the dimensions has no gaps or overlap

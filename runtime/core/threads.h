@@ -4,9 +4,9 @@
 #ifndef HD_THREADS_H
 #define HD_THREADS_H
 
-void hd_threads_init(void);   // call once at start, before any BLAS or OpenMP use
-int hd_threads(void);         // threads a parallel region asks for, >= 1
-void hd_set_threads(int n);   // 1 to 256; outside values are clamped
-int hd_cores(void);           // processors this process may run on
+void hd_threads_init(void); // call once at start, before any BLAS or OpenMP use
+int hd_threads(void);       // threads a parallel region asks for, >= 1
+void hd_set_threads(int n); // 1 to 256; outside values are clamped
+int hd_cores(void);         // processors this process may run on
 
 #endif
