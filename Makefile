@@ -1,46 +1,76 @@
 # hdlua: `make help` lists the targets.
 
 # Settings -------------------------------------------------------------------
-BUILD  ?= build
-PREFIX ?= /usr/local
-CC     ?= gcc
-OPT    ?= -O3
-WARN   ?= -Wall -Wextra -Wshadow
-EXTRA  ?=
+BUILD   ?= build
+PREFIX  ?= /usr/local
+OPT     ?= -O3
+WARN    ?= -Wall -Wextra -Wshadow
+EXTRA   ?=
+JOBS    ?= $(shell nproc)
+# yes: install missing packages first (scripts/setup.sh). no: leave the system alone.
+SETUP   ?= yes
+# Names of the tests to run, all by default: make test SPEC="ops test_tensor"
+SPEC    ?=
+ifeq ($(origin CC),default)
+CC      := gcc
+endif
 
 # Nothing below needs changing -----------------------------------------------
-MULTIARCH := $(shell $(CC) -dumpmachine)
-BLAS_DIR  := /usr/lib/$(shell gcc -dumpmachine)/openblas-openmp
-VERSION   := 0.1.0
+VERSION := 0.1.0
+GOALS   := $(or $(MAKECMDGOALS),all)
 
-CPPFLAGS := -D_GNU_SOURCE -DHD_VERSION='"$(VERSION)"' -Iruntime -I/usr/include/lua5.4 -I/usr/include/$(shell gcc -dumpmachine)/openblas-openmp
+# The set-up comes before everything that looks for compilers and libraries.
+ifeq ($(SETUP),yes)
+ifneq (,$(filter-out help clean uninstall,$(GOALS)))
+ifneq (ok,$(shell sh scripts/setup.sh $(if $(filter test% lint% format,$(GOALS)),test) >&2 && echo ok))
+$(error the set-up failed)
+endif
+endif
+endif
+
+ifeq (0$(filter clean,$(GOALS)),$(MAKELEVEL))
+MAKEFLAGS += -j$(JOBS)
+endif
+
+# Debian keeps the OpenMP flavour of OpenBLAS in a folder of its own; elsewhere it is the default.
+PKG      := PKG_CONFIG_PATH=$(firstword $(wildcard /usr/lib/*/openblas-openmp/pkgconfig)):$$PKG_CONFIG_PATH pkg-config
+LUA      := $(shell for p in lua5.4 lua54 lua-5.4 lua; do pkg-config --exists "$$p >= 5.4" && echo $$p && break; done)
+PACKAGES := $(LUA) openblas libcjson zlib libedit
+BLAS_DIR := $(shell $(PKG) --variable=libdir openblas)
+TARGET   := $(shell $(CC) -dumpmachine)
+
+CPPFLAGS += -D_GNU_SOURCE -DHD_VERSION='"$(VERSION)"' -Iruntime $(shell $(PKG) --cflags $(PACKAGES))
 CFLAGS   := -std=c11 $(OPT) -g -fopenmp -fPIE -fno-math-errno -fno-trapping-math -ffp-contract=fast $(WARN) $(EXTRA)
-LDFLAGS  := -fopenmp -pie -Wl,-E $(EXTRA)
-LIBS     := -llua5.4 -L$(BLAS_DIR) -Wl,-rpath,$(BLAS_DIR) -lopenblas -lcjson -lz -ledit -lm -lpthread -ldl
+LDFLAGS  += -fopenmp -pie -Wl,-E $(EXTRA)
+# clang's OpenMP comes before OpenBLAS, so that both use it.
+LIBS     := $(if $(findstring clang,$(CC)),-lomp) -Wl,-rpath,$(BLAS_DIR) $(shell $(PKG) --libs $(PACKAGES)) -lm -lpthread -ldl
 
 # Every file in backend/cpu but blas.c holds kernels and is compiled once per instruction set.
 KERNELS := $(filter-out runtime/backend/cpu/blas.c,$(wildcard runtime/backend/cpu/*.c))
-SOURCES := $(filter-out $(KERNELS) runtime/app/main.c runtime/preview/preview_sdl.c,$(wildcard runtime/*/*.c runtime/backend/cpu/*.c runtime/backend/ref/*.c))
-ifneq (,$(findstring x86_64,$(MULTIARCH)))
-ISAS := base avx2 avx512
-else
-ISAS := base
-endif
+SOURCES := $(filter-out $(KERNELS) runtime/app/main.c runtime/preview/preview_sdl.c,$(wildcard runtime/*/*.c runtime/backend/*/*.c))
+ISAS    := base $(if $(findstring x86_64,$(TARGET)),avx2 avx512)
 FLAGS_base   :=
 FLAGS_avx2   := -mavx2 -mfma
 FLAGS_avx512 := -mavx512f -mavx512dq -mavx512bw -mavx512vl -mfma -mprefer-vector-width=512
 
 OBJECTS := $(SOURCES:%.c=$(BUILD)/%.o) $(foreach isa,$(ISAS),$(KERNELS:%.c=$(BUILD)/%.$(isa).o))
+C_FILES := $(wildcard runtime/*/*.[ch] runtime/*/*/*.[ch] tests/*/*.[ch])
+TESTS   := $(patsubst tests/c/%.c,$(BUILD)/tests/%,$(wildcard tests/c/test_*.c))
+HDLUA   := $(BUILD)/hdlua
 
 .PHONY: all
-all: setup $(BUILD)/hdlua
+all: $(HDLUA) $(BUILD)/preview_sdl.so ## build everything (the default)
 
-.PHONY: setup
-setup:
-	@sh scripts/setup.sh
-
-$(BUILD)/hdlua: $(BUILD)/runtime/app/main.o $(OBJECTS)
+$(HDLUA): $(BUILD)/runtime/app/main.o $(OBJECTS)
 	$(CC) $(LDFLAGS) -o $@ $^ $(LIBS)
+
+$(BUILD)/preview_sdl.so: runtime/preview/preview_sdl.c Makefile
+	@mkdir -p $(@D)
+	$(CC) $(CPPFLAGS) $(filter-out -fopenmp -fPIE,$(CFLAGS)) -fPIC -shared -o $@ $< $(shell pkg-config --cflags --libs sdl2)
+
+$(BUILD)/tests/%: tests/c/%.c $(OBJECTS)
+	@mkdir -p $(@D)
+	$(CC) $(CPPFLAGS) $(CFLAGS) $(LDFLAGS) -MMD -MP -o $@ $< $(OBJECTS) $(LIBS) -lcmocka
 
 $(BUILD)/%.o: %.c Makefile
 	@mkdir -p $(@D)
@@ -53,4 +83,78 @@ $(BUILD)/%.$(1).o: %.c Makefile
 endef
 $(foreach isa,$(ISAS),$(eval $(call kernel_rule,$(isa))))
 
--include $(shell find $(BUILD) -name '*.d' 2>/dev/null)
+-include $(OBJECTS:.o=.d) $(BUILD)/runtime/app/main.d $(TESTS:%=%.d)
+
+# Use ------------------------------------------------------------------------
+.PHONY: run bench install uninstall
+run: all ## train a three-level hierarchy on real pictures for five minutes and draw with it
+	$(HDLUA) examples/train_images.lua --data emoji --minutes 5 --out runs/emoji
+
+bench: all ## time the workloads that are compared with PyTorch
+	$(HDLUA) -m bench
+
+install: all ## install under PREFIX (and DESTDIR)
+	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/lib/hdlua $(DESTDIR)$(PREFIX)/share/hdlua $(DESTDIR)$(PREFIX)/share/doc/hdlua
+	install $(HDLUA) $(DESTDIR)$(PREFIX)/bin/
+	install $(BUILD)/preview_sdl.so $(DESTDIR)$(PREFIX)/lib/hdlua/
+	cp -R lib/. $(DESTDIR)$(PREFIX)/share/hdlua/
+	cp -R README.md LICENSE docs/. $(DESTDIR)$(PREFIX)/share/doc/hdlua/
+
+uninstall: ## remove what install put there
+	rm -f $(DESTDIR)$(PREFIX)/bin/hdlua
+	rm -rf $(DESTDIR)$(PREFIX)/lib/hdlua $(DESTDIR)$(PREFIX)/share/hdlua $(DESTDIR)$(PREFIX)/share/doc/hdlua
+
+# Check ----------------------------------------------------------------------
+.PHONY: test test-c test-lua lint lint-gcc lint-clang lint-lua lint-format lint-layers lint-docs objects
+test: all $(TESTS) ## run all tests: cmocka, and busted under hdlua
+	@sh tests/run.sh $(BUILD) $(or $(SPEC),c lua)
+
+test-c: $(TESTS) ## run the C tests alone
+	@sh tests/run.sh $(BUILD) c
+
+test-lua: all ## run the Lua tests alone
+	@sh tests/run.sh $(BUILD) lua
+
+LINTS := lint-gcc lint-clang lint-lua lint-format lint-layers lint-docs
+lint: all ## compiler warnings, luacheck, clang-format, layers, documentation
+	@passed=0; failed=0; for check in $(LINTS); do \
+	  if $(MAKE) -s --no-print-directory SETUP=no $$check; then passed=$$((passed + 1)); \
+	  else failed=$$((failed + 1)); echo "$$check: FAILED"; fi; done; \
+	echo "lint: $$passed passed, $$failed failed"; [ $$failed = 0 ]
+
+objects: $(OBJECTS) $(BUILD)/runtime/app/main.o $(BUILD)/preview_sdl.so
+
+lint-gcc:
+	$(MAKE) SETUP=no CC=gcc BUILD=$(BUILD)/lint-gcc OPT=-O1 EXTRA=-Werror objects
+
+lint-clang:
+	$(MAKE) SETUP=no CC=clang BUILD=$(BUILD)/lint-clang OPT=-O1 EXTRA=-Werror objects
+
+lint-lua:
+	luacheck -q lib scripts tests examples
+
+lint-format:
+	clang-format --dry-run -Werror $(C_FILES)
+
+lint-layers:
+	$(HDLUA) scripts/check_layers.lua
+
+lint-docs:
+	$(HDLUA) scripts/gen_docs.lua --check
+
+# Care -----------------------------------------------------------------------
+.PHONY: docs format size clean help
+docs: all ## write docs/reference.md, the stubs and the help from the sources
+	$(HDLUA) scripts/gen_docs.lua
+
+format: ## lay out all C files
+	clang-format -i $(C_FILES)
+
+size: all ## lines per folder and the longest functions
+	@$(HDLUA) scripts/size_report.lua
+
+clean: ## remove what was built (runs/ stays)
+	rm -rf $(BUILD)
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
