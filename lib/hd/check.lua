@@ -166,7 +166,7 @@ end
 local function unknown_key(opts, names)
   local known, unknown = {}, {}
   for _, name in ipairs(names) do known[name] = true end
-  for key in next, opts do
+  for key in next, opts do -- order free: sorted below
     if not known[key] then unknown[#unknown + 1] = tostring(key) end
   end
   table.sort(unknown)
