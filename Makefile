@@ -47,7 +47,8 @@ LIBS     := $(if $(findstring clang,$(CC)),-lomp) -Wl,-rpath,$(BLAS_DIR) $(shell
 
 # Every file in backend/cpu but blas.c holds kernels and is compiled once per instruction set.
 KERNELS := $(filter-out runtime/backend/cpu/blas.c,$(wildcard runtime/backend/cpu/*.c))
-SOURCES := $(filter-out $(KERNELS) runtime/app/main.c runtime/preview/preview_sdl.c,$(wildcard runtime/*/*.c runtime/backend/*/*.c))
+PREVIEW := runtime/preview/preview_sdl.c runtime/preview/preview_draw.c
+SOURCES := $(filter-out $(KERNELS) $(PREVIEW) runtime/app/main.c,$(wildcard runtime/*/*.c runtime/backend/*/*.c))
 ISAS    := base $(if $(findstring x86_64,$(TARGET)),avx2 avx512)
 FLAGS_base   :=
 FLAGS_avx2   := -mavx2 -mfma
@@ -64,9 +65,10 @@ all: $(HDLUA) $(BUILD)/preview_sdl.so ## build everything (the default)
 $(HDLUA): $(BUILD)/runtime/app/main.o $(OBJECTS)
 	$(CC) $(LDFLAGS) -o $@ $^ $(LIBS)
 
-$(BUILD)/preview_sdl.so: runtime/preview/preview_sdl.c Makefile
+# The one object linked with SDL2; only the preview's own process loads it.
+$(BUILD)/preview_sdl.so: $(PREVIEW) $(wildcard runtime/preview/*.h) Makefile
 	@mkdir -p $(@D)
-	$(CC) $(CPPFLAGS) $(filter-out -fopenmp -fPIE,$(CFLAGS)) -fPIC -shared -o $@ $< $(shell pkg-config --cflags --libs sdl2)
+	$(CC) $(CPPFLAGS) $(filter-out -fopenmp -fPIE,$(CFLAGS)) -fPIC -shared -o $@ $(PREVIEW) $(shell pkg-config --cflags --libs sdl2) -lm
 
 $(BUILD)/tests/%: tests/c/%.c $(OBJECTS)
 	@mkdir -p $(@D)
