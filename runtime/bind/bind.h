@@ -47,6 +47,7 @@ void hd_bind_sys(lua_State *L);
 void hd_bind_io(lua_State *L);
 void hd_bind_data(lua_State *L);
 void hd_bind_preview(lua_State *L);
+void hd_bind_interrupt(lua_State *L);
 
 int luaopen_hd_core(lua_State *L);
 
