@@ -3,7 +3,7 @@
 
 local back_ends = { "backend/cpu", "backend/ref" }
 
--- What each folder of runtime/ may include, and what it may not although the folder is allowed.
+-- What each folder of runtime/ may include; `never` takes away from that, `also` adds to it. The rest is forbidden.
 local layers = {
   core = { may = { "core" } },
   io = { may = { "core", "io" } },
@@ -12,7 +12,10 @@ local layers = {
   ops = { may = { "core", "ops", "backend" }, never = back_ends },
   autograd = { may = { "core", "ops", "autograd" } },
   bind = { may = { "core", "io", "preview", "backend", "ops", "autograd", "bind" }, never = back_ends },
-  app = { may = { "core", "io", "preview", "backend", "ops", "autograd", "bind", "app" }, never = back_ends },
+  app = { -- blas.h: main picks OpenBLAS's core before anything runs, and --version names it
+    may = { "core", "io", "preview", "backend", "ops", "autograd", "bind", "app" }, never = back_ends,
+    also = { "backend/cpu/blas.h" },
+  },
 }
 
 -- Who alone may use a library: pattern of the include or pragma -> patterns of files.
@@ -23,7 +26,8 @@ local owners = {
   { "<cblas%.h>", "^backend/cpu/" },
   { "<omp%.h>", "^backend/cpu/", "^core/threads%.c$" },
   { "#pragma omp", "^backend/cpu/" },
-  { "<SDL", "^preview/preview_sdl%.c$" },
+  { "<SDL%.h>", "^preview/preview_sdl%.c$" },
+  { "<SDL2/", "^app/main%.c$" }, -- SDL_version.h, for --version
   { "<sndfile%.h>", "^io/" },
   { "<stb", "^io/", "^preview/preview_draw%.c$" },
 }
@@ -53,7 +57,9 @@ local function check_include(path, number, layer, target)
   if not folder then return end -- a neighbour in the same folder
   local allowed = false
   for _, name in ipairs(rules.may) do allowed = allowed or name == folder end
-  if not allowed or rules.never and matches_any(target, rules.never, 1, true) then
+  if rules.never and matches_any(target, rules.never, 1, true) then allowed = false end
+  if rules.also and matches_any(target, rules.also, 1, true) then allowed = true end
+  if not allowed then
     fault(path, number, ("%s/ may not include \"%s\""):format(layer, target))
   end
 end
