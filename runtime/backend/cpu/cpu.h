@@ -28,9 +28,11 @@ typedef float vf_mem __attribute__((vector_size(VF_LANES * 4), aligned(4), may_a
 typedef int32_t vi __attribute__((vector_size(VF_LANES * 4)));
 
 // for (int64_t i = 0; i < n; i++) over the threads. The body must write only what belongs to task i: results then do
-// not depend on the number of threads. Inside, BLAS runs single-threaded.
+// not depend on the number of threads. Inside, BLAS runs single-threaded. One task alone wakes nobody.
+#define CPU_PRAGMA(text) _Pragma(#text)
 #define CPU_PARALLEL_FOR(i, n)                                                                                         \
-    _Pragma("omp parallel for num_threads(hd_threads()) schedule(dynamic, 1)") for (int64_t i = 0; i < (n); i++)
+    CPU_PRAGMA(omp parallel for num_threads(hd_threads()) schedule(dynamic, 1) if ((n) > 1))                           \
+    for (int64_t i = 0; i < (n); i++)
 
 // The entries of the table, one per backend.h, each in the file of its family.
 #define cpu_copy CPU_NAME(cpu_copy)
@@ -66,34 +68,34 @@ typedef int32_t vi __attribute__((vector_size(VF_LANES * 4)));
 #define cpu_gemm CPU_NAME(cpu_gemm)
 #define cpu_kernel_gemm CPU_NAME(cpu_kernel_gemm)
 
-hd_status cpu_copy(const hd_copy_args *);                     // elementwise.c
+hd_status cpu_copy(const hd_copy_args *); // elementwise.c
 hd_status cpu_fill(const hd_fill_args *);
 hd_status cpu_unary(const hd_unary_args *);
 hd_status cpu_unary_back(const hd_unary_back_args *);
 hd_status cpu_binary(const hd_binary_args *);
 hd_status cpu_where(const hd_where_args *);
-hd_status cpu_reduce(const hd_reduce_args *);                 // reduce.c
+hd_status cpu_reduce(const hd_reduce_args *); // reduce.c
 hd_status cpu_cumsum(const hd_cumsum_args *);
-hd_status cpu_softmax(const hd_softmax_args *);               // softmax.c
+hd_status cpu_softmax(const hd_softmax_args *); // softmax.c
 hd_status cpu_softmax_back(const hd_softmax_back_args *);
-hd_status cpu_matmul(const hd_matmul_args *);                 // gemm.c
-hd_status cpu_conv(const hd_conv_args *);                     // conv.c
+hd_status cpu_matmul(const hd_matmul_args *); // gemm.c
+hd_status cpu_conv(const hd_conv_args *);     // conv.c
 hd_status cpu_conv_dx(const hd_conv_args *);
 hd_status cpu_conv_dw(const hd_conv_args *);
-hd_status cpu_norm(const hd_norm_args *);                     // norm.c
+hd_status cpu_norm(const hd_norm_args *); // norm.c
 hd_status cpu_norm_back(const hd_norm_back_args *);
-hd_status cpu_attention(const hd_attention_args *);           // attention.c
+hd_status cpu_attention(const hd_attention_args *); // attention.c
 hd_status cpu_attention_back(const hd_attention_back_args *);
-hd_status cpu_resize(const hd_resize_args *);                 // resize.c
+hd_status cpu_resize(const hd_resize_args *); // resize.c
 hd_status cpu_resize_back(const hd_resize_args *);
-hd_status cpu_pool(const hd_pool_args *);                     // pool.c
+hd_status cpu_pool(const hd_pool_args *); // pool.c
 hd_status cpu_pool_back(const hd_pool_args *);
-hd_status cpu_index_select(const hd_index_args *);            // index.c
+hd_status cpu_index_select(const hd_index_args *); // index.c
 hd_status cpu_index_add(const hd_index_args *);
 hd_status cpu_gather(const hd_index_args *);
 hd_status cpu_scatter_add(const hd_index_args *);
-hd_status cpu_random(const hd_random_args *);                 // random.c
-hd_status cpu_adam(const hd_adam_args *);                     // optim.c
+hd_status cpu_random(const hd_random_args *); // random.c
+hd_status cpu_adam(const hd_adam_args *);     // optim.c
 hd_status cpu_sgd(const hd_sgd_args *);
 hd_status cpu_lerp(const hd_lerp_args *);
 

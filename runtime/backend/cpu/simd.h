@@ -1,0 +1,272 @@
+// backend/cpu/simd.h: mathematical functions on one vector of floats (vf, see cpu.h), for every instruction set.
+// Accuracy: relative error below 2e-7 over the whole range; denormal results are right to the last bit of a normal one.
+// NaN in gives NaN out; infinities and signed zeros are libm's. Needs no -ffast-math.
+// Source: textbook range reduction (Cody and Waite 1980); the polynomials are our own minimax fits of the functions
+// named beside them (relative error of each fit below 1e-8).
+#ifndef HD_SIMD_H
+#define HD_SIMD_H
+
+#include "backend/cpu/cpu.h"
+#include <math.h>
+#include <string.h>
+#ifdef __AVX2__
+#include <immintrin.h>
+#endif
+
+typedef uint32_t vu __attribute__((vector_size(VF_LANES * 4)));
+typedef int32_t vi_mem __attribute__((vector_size(VF_LANES * 4), aligned(4), may_alias));
+typedef double vd __attribute__((vector_size(VF_LANES * 8))); // as many lanes as vf; only for local variables
+
+// Whole vectors first, then the rest: `count` lanes are in use. for-loop header over i in steps of VF_LANES.
+#define VF_LOOP(i, count, n)                                                                                           \
+    for (int64_t i = 0, count; i < (n) && (count = (n)-i < VF_LANES ? (n)-i : VF_LANES, true); i += VF_LANES)
+
+static inline vf vf_load(const float *p) { return *(const vf_mem *)p; }
+static inline void vf_store(float *p, vf v) { *(vf_mem *)p = v; }
+static inline vf vf_set(float a) { return a - (vf){0}; }
+static inline vi vi_set(int32_t a) { return a - (vi){0}; }
+
+// The first n < VF_LANES elements; the other lanes are 0.
+static inline vf vf_load_part(const float *p, int64_t n) {
+    vf v = {0};
+    memcpy(&v, p, (size_t)n * sizeof(float));
+    return v;
+}
+static inline void vf_store_part(float *p, vf v, int64_t n) { memcpy(p, &v, (size_t)n * sizeof(float)); }
+static inline vf vf_load_n(const float *p, int64_t n) { return n == VF_LANES ? vf_load(p) : vf_load_part(p, n); }
+static inline void vf_store_n(float *p, vf v, int64_t n) {
+    if (n == VF_LANES)
+        vf_store(p, v);
+    else
+        vf_store_part(p, v, n);
+}
+// sums[l] += v[l] for the first n lanes, in double.
+static inline void vf_add_to_double(double *sums, vf v, int64_t n) {
+    if (n == VF_LANES) {
+        const vd wide = __builtin_convertvector(v, vd);
+        for (int l = 0; l < VF_LANES; l++)
+            sums[l] += wide[l];
+    } else {
+        for (int64_t l = 0; l < n; l++)
+            sums[l] += (double)v[l];
+    }
+}
+
+// Lane by lane: mask (all bits set, as comparisons give) ? a : b.
+static inline vf vf_select(vi mask, vf a, vf b) { return (vf)((mask & (vi)a) | (~mask & (vi)b)); }
+static inline vf vf_abs(vf x) { return (vf)((vi)x & 0x7fffffff); }
+static inline vf vf_copysign(vf x, vf sign) { return (vf)(((vi)x & 0x7fffffff) | ((vi)sign & (int32_t)0x80000000)); }
+// NaN in b is kept, NaN in a is lost: put the constant first.
+static inline vf vf_max(vf a, vf b) {
+#if defined(__AVX512F__)
+    return (vf)_mm512_max_ps((__m512)a, (__m512)b);
+#elif defined(__AVX2__)
+    return (vf)_mm256_max_ps((__m256)a, (__m256)b);
+#else
+    return vf_select(a > b, a, b);
+#endif
+}
+static inline vf vf_min(vf a, vf b) {
+#if defined(__AVX512F__)
+    return (vf)_mm512_min_ps((__m512)a, (__m512)b);
+#elif defined(__AVX2__)
+    return (vf)_mm256_min_ps((__m256)a, (__m256)b);
+#else
+    return vf_select(a < b, a, b);
+#endif
+}
+static inline vf vf_sqrt(vf x) {
+#if defined(__AVX512F__)
+    return (vf)_mm512_sqrt_ps((__m512)x);
+#elif defined(__AVX2__)
+    return (vf)_mm256_sqrt_ps((__m256)x);
+#else
+    for (int l = 0; l < VF_LANES; l++)
+        x[l] = sqrtf(x[l]);
+    return x;
+#endif
+}
+
+static inline bool vi_any(vi mask) {
+    int32_t any = 0;
+    for (int l = 0; l < VF_LANES; l++)
+        any |= mask[l];
+    return any != 0;
+}
+// Sum of the lanes, by halves.
+static inline float vf_sum(vf x) {
+    for (int h = VF_LANES / 2; h > 0; h /= 2)
+        for (int l = 0; l < h; l++)
+            x[l] += x[l + h];
+    return x[0];
+}
+static inline double vd_sum(const vd *x) {
+    vd s = *x;
+    for (int h = VF_LANES / 2; h > 0; h /= 2)
+        for (int l = 0; l < h; l++)
+            s[l] += s[l + h];
+    return s[0];
+}
+
+// 2^k for -126 <= k <= 127.
+static inline vf vf_pow2(vi k) { return (vf)((k + 127) << 23); }
+
+// x = k ln 2 + r, |r| <= ln 2 / 2; *k_out = k, returns r. |x| below 1e5.
+static inline vf vf_exp_reduce(vf x, vi *k_out) {
+    const vf magic = vf_set(12582912.0f); // 1.5 * 2^23: adding it rounds to the nearest integer
+    const vf shifted = x * 1.44269504f + magic;
+    *k_out = (vi)shifted - (vi)magic;
+    const vf k = shifted - magic;
+    return (x - k * 0.693145752f) - k * 1.42860677e-6f; // ln 2 in two parts, the first of 15 bits
+}
+
+// (e^r - 1 - r) / r^2 on [-ln 2 / 2, ln 2 / 2]
+static inline vf vf_exp_poly(vf r) {
+    vf p = r * 0.00138092041f + 0.0083687352f;
+    p = p * r + 0.0416684859f;
+    p = p * r + 0.166665211f;
+    return p * r + 0.49999994f;
+}
+
+static inline vf vf_exp(vf x) {
+    x = vf_min(vf_set(89.0f), vf_max(vf_set(-104.0f), x)); // beyond: infinity, and 0
+    vi k;
+    const vf r = vf_exp_reduce(x, &k);
+    const vf e = r + r * r * vf_exp_poly(r) + 1.0f;
+    const vi half = k >> 1; // in two factors, so that denormals and infinity come out right
+    return e * vf_pow2(half) * vf_pow2(k - half);
+}
+
+static inline vf vf_expm1(vf x) {
+    const vf big = vf_exp(x) - 1.0f;
+    vi k;
+    const vf small_x = vf_min(vf_set(20.0f), vf_max(vf_set(-20.0f), x));
+    const vf r = vf_exp_reduce(small_x, &k);
+    const vf scale = vf_pow2(k);
+    const vf y = scale * (r + r * r * vf_exp_poly(r)) + (scale - 1.0f);
+    return vf_select(x == 0.0f, x, vf_select(vf_abs(x) < 17.0f, y, big));
+}
+
+static inline vf vf_log(vf x) {
+    const vi tiny = x < 1.17549435e-38f;
+    const vf scaled = vf_select(tiny, x * 8388608.0f, x); // denormals times 2^23
+    const vi bits = (vi)scaled;
+    const vi up = (bits & 0x7fffff) > 0x3504f3; // mantissa above sqrt 2: use half of it
+    const vi e = ((bits >> 23) & 0xff) - 127 - up - (tiny & 23);
+    const vf m = (vf)((bits & 0x7fffff) | ((127 << 23) + (up & (int32_t)0xff800000)));
+    const vf f = m - 1.0f, ef = __builtin_convertvector(e, vf);
+    // (log(1 + f) - f + f^2 / 2) / f^3 on [sqrt 1/2 - 1, sqrt 2 - 1]
+    vf p = f * 0.0674557462f - 0.116714761f;
+    p = p * f + 0.118864425f;
+    p = p * f - 0.124063157f;
+    p = p * f + 0.142199159f;
+    p = p * f - 0.166679561f;
+    p = p * f + 0.200020954f;
+    p = p * f - 0.250000089f;
+    p = p * f + 0.333333135f;
+    const vf ff = f * f;
+    vf y = f + (ff * (f * p - 0.5f) + ef * -2.12194440e-4f) + ef * 0.693359375f; // ln 2 in two parts
+    y = vf_select(x == INFINITY, x, y);
+    y = vf_select(x == 0.0f, vf_set(-INFINITY), y);
+    return vf_select((x < 0.0f) | (x != x), vf_set(NAN), y);
+}
+
+static inline vf vf_log1p(vf x) {
+    const vf u = x + 1.0f;
+    const vf lost = (x - (u - 1.0f)) / u; // what rounding x + 1 dropped
+    const vi plain = (u == 0.0f) | (u == INFINITY);
+    return vf_select(x == 0.0f, x, vf_log(u) + (vf)(~plain & (vi)lost));
+}
+
+// e^x where results below 1e-38 do not matter (never smaller than e^-87) and those above 2e38 may be infinity.
+static inline vf vf_exp_mid(vf x) {
+    vi k;
+    const vf r = vf_exp_reduce(vf_min(vf_set(89.0f), vf_max(vf_set(-87.0f), x)), &k);
+    return (r + r * r * vf_exp_poly(r) + 1.0f) * vf_pow2(k);
+}
+
+static inline vf vf_sigmoid(vf x) { return 1.0f / (1.0f + vf_exp_mid(-x)); }
+
+static inline vf vf_tanh(vf x) {
+    const vf a = vf_abs(x), z = x * x;
+    const vf big = 1.0f - 2.0f / (vf_exp_mid(a + a) + 1.0f);
+    // (tanh(s) - s) / s^3 in z = s^2, s on [0, 0.6]
+    vf p = z * -0.00589906564f + 0.0207993574f;
+    p = p * z - 0.0537848361f;
+    p = p * z + 0.133319363f;
+    p = p * z - 0.333332986f;
+    return vf_select(a < 0.6f, x + x * (z * p), vf_copysign(big, x));
+}
+
+// erfc(t) for t >= 0.9, by e^(-t^2) times a polynomial in (t - 2) / (t + 2) of erfc(t) e^(t^2) on [0.95, 10.2].
+static inline vf vf_erfc_tail(vf t) {
+    t = vf_min(vf_set(10.2f), t); // beyond: 0
+    const vf u = (t - 2.0f) / (t + 2.0f);
+    vf p = u * 0.00030634593f - 0.00106349401f;
+    p = p * u - 0.000891350093f;
+    p = p * u + 0.00702228071f;
+    p = p * u + 0.00373398932f;
+    p = p * u - 0.0789803565f;
+    p = p * u + 0.241658255f;
+    p = p * u - 0.427185804f;
+    p = p * u + 0.255395681f;
+    const vf head = (vf)((vi)t & (int32_t)0xfffff000); // t^2 = head^2 + rest; head^2 is exact
+    return vf_exp(-head * head) * vf_exp((head - t) * (head + t)) * p;
+}
+
+// erf(x) / x - 1 in z = x^2 on [0, 1]
+static inline vf vf_erf_poly(vf z) {
+    vf p = z * 7.85495577e-05f - 0.000801048649f;
+    p = p * z + 0.00518835569f;
+    p = p * z - 0.0268538222f;
+    p = p * z + 0.112835854f;
+    p = p * z - 0.37612626f;
+    return p * z + 0.128379166f;
+}
+
+static inline vf vf_erf(vf x) {
+    const vf a = vf_abs(x);
+    const vf big = vf_copysign(1.0f - vf_erfc_tail(vf_max(vf_set(0.9f), a)), x);
+    const vf small = x + x * vf_erf_poly(x * x);
+    return vf_select(a < 1.0f, small, big);
+}
+
+// The normal distribution function, 0.5 erfc(-x / sqrt 2); in the lower tail its relative error is that of x^2.
+static inline vf vf_phi(vf x) {
+    const vf s = x * 0.707106781f, a = vf_abs(s);
+    const vf tail = 0.5f * vf_erfc_tail(vf_max(vf_set(0.9f), a));
+    const vf small = 0.5f + 0.5f * (s + s * vf_erf_poly(s * s));
+    return vf_select(a < 1.0f, small, vf_select(s < 0.0f, tail, 1.0f - tail));
+}
+
+// sin (quadrant 0) or cos (quadrant 1): x is reduced by multiples of pi / 2 in double; huge x go to libm, one by one.
+static inline vf vf_sin_from(vf x, int32_t quadrant) {
+    const vi huge = ~(vf_abs(x) < 3e4f);
+    const vf safe = (vf)(~huge & (vi)x);
+    const vd xd = __builtin_convertvector(safe, vd);
+    const vd kd = (xd * 0.63661977236758134 + 6755399441055744.0) - 6755399441055744.0; // nearest integer
+    const vf r = __builtin_convertvector((xd - kd * 1.5707963267948966) - kd * 6.123233995736766e-17, vf);
+    const vi k = __builtin_convertvector(kd, vi) + quadrant;
+    const vf z = r * r;
+    vf s = z * 2.71809631e-06f - 0.0001983931f; // (sin(r) - r) / r^3 on [0, pi / 4]
+    s = s * z + 0.00833332911f;
+    s = s * z - 0.166666672f;
+    s = r + r * (z * s);
+    vf c = z * 2.44325329e-05f - 0.00138873095f; // (cos(r) - 1 + r^2 / 2) / r^4
+    c = c * z + 0.0416666456f;
+    c = 1.0f - (0.5f * z - z * z * c);
+    vf y = vf_select((k & 1) == 0, s, c);
+    y = (vf)((vi)y ^ ((k & 2) << 30));
+    if (vi_any(huge))
+        for (int l = 0; l < VF_LANES; l++)
+            if (huge[l])
+                y[l] = quadrant ? cosf(x[l]) : sinf(x[l]);
+    return y;
+}
+static inline vf vf_sin(vf x) {
+    const vf y = vf_sin_from(x, 0);
+    return vf_select(x == 0.0f, x, y);
+}
+static inline vf vf_cos(vf x) { return vf_sin_from(x, 1); }
+
+#endif
