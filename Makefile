@@ -48,6 +48,8 @@ LIBS     := $(if $(findstring clang,$(CC)),-lomp) -Wl,-rpath,$(BLAS_DIR) $(shell
 # Every file in backend/cpu but blas.c holds kernels and is compiled once per instruction set.
 KERNELS := $(filter-out runtime/backend/cpu/blas.c,$(wildcard runtime/backend/cpu/*.c))
 PREVIEW := runtime/preview/preview_sdl.c runtime/preview/preview_draw.c
+# Without SDL2 everything but the preview window works.
+WINDOW  := $(if $(shell pkg-config --exists sdl2 && echo yes),$(BUILD)/preview_sdl.so,$(info SDL2 is missing: no preview window))
 SOURCES := $(filter-out $(KERNELS) $(PREVIEW) runtime/app/main.c,$(wildcard runtime/*/*.c runtime/backend/*/*.c))
 ISAS    := base $(if $(findstring x86_64,$(TARGET)),avx2 avx512)
 FLAGS_base   :=
@@ -60,7 +62,7 @@ TESTS   := $(patsubst tests/c/%.c,$(BUILD)/tests/%,$(wildcard tests/c/test_*.c))
 HDLUA   := $(BUILD)/hdlua
 
 .PHONY: all
-all: $(HDLUA) $(BUILD)/preview_sdl.so ## build everything (the default)
+all: $(HDLUA) $(WINDOW) ## build everything (the default)
 
 $(HDLUA): $(BUILD)/runtime/app/main.o $(OBJECTS)
 	$(CC) $(LDFLAGS) -o $@ $^ $(LIBS)
@@ -98,7 +100,7 @@ bench: all ## time the workloads that are compared with PyTorch
 install: all ## install under PREFIX (and DESTDIR)
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/lib/hdlua $(DESTDIR)$(PREFIX)/share/hdlua $(DESTDIR)$(PREFIX)/share/doc/hdlua
 	install $(HDLUA) $(DESTDIR)$(PREFIX)/bin/
-	install $(BUILD)/preview_sdl.so $(DESTDIR)$(PREFIX)/lib/hdlua/
+	$(if $(WINDOW),install $(WINDOW) $(DESTDIR)$(PREFIX)/lib/hdlua/)
 	cp -R lib/. $(DESTDIR)$(PREFIX)/share/hdlua/
 	cp -R README.md LICENSE docs/. $(DESTDIR)$(PREFIX)/share/doc/hdlua/
 
@@ -111,7 +113,7 @@ uninstall: ## remove what install put there
 test: all $(TESTS) ## run all tests: cmocka, and busted under hdlua
 	@sh tests/run.sh $(BUILD) $(or $(SPEC),c lua)
 
-test-c: $(TESTS) ## run the C tests alone
+test-c: $(TESTS) $(WINDOW) ## run the C tests alone
 	@sh tests/run.sh $(BUILD) c
 
 test-lua: all ## run the Lua tests alone
@@ -124,7 +126,7 @@ lint: all ## compiler warnings, luacheck, clang-format, layers, documentation
 	  else failed=$$((failed + 1)); echo "$$check: FAILED"; fi; done; \
 	echo "lint: $$passed passed, $$failed failed"; [ $$failed = 0 ]
 
-objects: $(OBJECTS) $(BUILD)/runtime/app/main.o $(BUILD)/preview_sdl.so
+objects: $(OBJECTS) $(BUILD)/runtime/app/main.o $(WINDOW)
 
 lint-gcc:
 	$(MAKE) SETUP=no CC=gcc BUILD=$(BUILD)/lint-gcc OPT=-O1 EXTRA=-Werror objects
