@@ -206,6 +206,7 @@ static bool run_program(lua_State *L, hd_app *app) {
         if (!isatty(STDIN_FILENO))
             return run_file(L, app, NULL);
         print_lua_version();
+        puts("hdlua " HD_VERSION ": help() explains, Ctrl-D ends");
         hd_repl(L);
     }
     return true;

@@ -125,19 +125,26 @@ static void print_results(lua_State *L) {
 }
 
 // The loop -------------------------------------------------------------------
-// hd, help, who, time, show: the globals of a prompt, where the program has none of these names.
-static void predefine(lua_State *L) {
+// require "hd.repl" into the registry, and the table of its globals on the stack. [-0, +1, raises]
+static int l_load_library(lua_State *L) {
     lua_getglobal(L, "require");
     lua_pushliteral(L, "hd.repl");
-    if (lua_pcall(L, 1, 1, 0) != LUA_OK || !lua_istable(L, -1)) {
-        if (terminal)
-            hd_report(L, LUA_ERRRUN, "the prompt is plain");
-        lua_settop(L, 0);
-        return;
-    }
+    lua_call(L, 1, 1);
     lua_pushvalue(L, -1);
     lua_setfield(L, LUA_REGISTRYINDEX, "hd.repl");
     lua_getfield(L, -1, "globals");
+    lua_call(L, 0, 1);
+    return 1;
+}
+
+// hd, help, who, time, show: the globals of a prompt, where the program has none of these names.
+static void predefine(lua_State *L) {
+    lua_pushcfunction(L, l_load_library);
+    int status = lua_pcall(L, 0, 1, 0);
+    if (status != LUA_OK) {
+        hd_report(L, status, "hdlua: the prompt knows Lua only");
+        return;
+    }
     lua_pushglobaltable(L);
     for (lua_pushnil(L); lua_next(L, -3);) { // globals, _G, name, value
         lua_pushvalue(L, -2);

@@ -4,15 +4,15 @@
 
 #include "core/interrupt.h"
 
-// interrupted() -> boolean: has the user asked to stop? Claims the signals at its first call, so that from then on the
-// first Ctrl-C is only seen here.
+// hd.interrupted() -> boolean: has Ctrl-C, SIGTERM or SIGHUP asked the program to stop? From the first call on the
+// first signal is only seen here, so that a loop can save and end; the second one ends the process.
 static int l_interrupted(lua_State *L) {
     hd_interrupt_claim();
     lua_pushboolean(L, hd_interrupt_poll());
     return 1;
 }
 
-// claim_interrupts(): the first SIGINT, SIGTERM or SIGHUP no longer raises or kills.
+// core.claim_interrupts(): from now on the first SIGINT, SIGTERM or SIGHUP no longer raises or kills.
 static int l_claim_interrupts(lua_State *L) {
     (void)L;
     hd_interrupt_claim();
