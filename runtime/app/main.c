@@ -241,12 +241,30 @@ static void print_versions(const hd_options *options) {
     printf("instruction set %s\nthreads %d\nSDL %s\n", hd_be()->isa, hd_threads(), SDL_TEXT);
 }
 
+// The last resort against the OpenBLAS trap (DESIGN section 3), where the choice of kernels cannot be corrected in
+// place: the same program once more with the core named. HDLUA_RESTARTED marks the second time, whose children see
+// neither.
+static void restart_for_blas(char **argv) {
+    static const char core[] = "OPENBLAS_CORETYPE", mark[] = "HDLUA_RESTARTED";
+    if (getenv(mark)) {
+        unsetenv(mark);
+        unsetenv(core);
+    } else if (hd_blas_needs_restart()) {
+        setenv(core, hd_blas_wanted_core(), 1);
+        setenv(mark, "1", 1);
+        execv("/proc/self/exe", argv); // comes back only on failure: slower products, nothing worse
+        unsetenv(mark);
+        unsetenv(core);
+    }
+}
+
 int main(int argc, char **argv) {
-    if (argc > 1 && strcmp(argv[1], "--hd-preview-child") == 0)
+    if (argc > 1 && strcmp(argv[1], HD_PREVIEW_CHILD) == 0)
         return hd_preview_child_main(argc, argv);
     hd_app app = {.argc = argc, .argv = argv};
     if (!hd_options_parse(&app.options, argc, argv))
         return EXIT_USAGE;
+    restart_for_blas(argv);
     if (app.options.help || app.options.version) {
         if (app.options.help)
             hd_options_help();
