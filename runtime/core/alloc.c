@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <sys/mman.h>
 
-enum { ALIGN = 64, PADDING = 64, CLASSES = 8 * 48, HUGE_PAGE = 2 << 20 };
+enum { ALIGN = 64, PADDING = 64, CLASSES = 8 * 64, HUGE_PAGE = 2 << 20 };
 
 typedef struct block {
     struct block *next; // in the cache

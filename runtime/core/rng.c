@@ -24,10 +24,11 @@ uint64_t hd_rng_take(hd_rng *rng, uint64_t n) {
     return first;
 }
 
-uint64_t hd_rng_mix(uint64_t a, uint64_t b) {
-    // splitmix64's finaliser over both words
-    uint64_t z = a ^ (b + 0x9E3779B97F4A7C15u + (a << 6) + (a >> 2));
+// The finaliser of splitmix64 (Steele, Lea, Flood 2014).
+static uint64_t scramble(uint64_t z) {
     z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9u;
     z = (z ^ (z >> 27)) * 0x94D049BB133111EBu;
     return z ^ (z >> 31);
 }
+
+uint64_t hd_rng_mix(uint64_t a, uint64_t b) { return scramble(scramble(a + 0x9E3779B97F4A7C15u) + b); }
