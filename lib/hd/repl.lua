@@ -232,8 +232,10 @@ Tab completes, Ctrl-C stops what runs, Ctrl-D ends. The library is `hd`: try hd.
 ---@return string?  nil and a message where there is none
 ---@return string? message
 function repl.doc(name)
-  local ok, doc = pcall(require, "hd.doc")
-  if not ok then return nil, "doc: the documentation is missing: " .. tostring(doc) end
+  if not pcall(require, "hd.doc_data") then
+    return nil, "doc: the documentation has not been generated.\n  hint: `make docs` does."
+  end
+  local doc = require "hd.doc"
   local entry, near = doc.lookup((name:gsub("^F%.", "hd.nn.functional.")))
   if entry then return doc.format(entry) end
   local hint = #near > 0 and (". did you mean '%s'?"):format(table.concat(near, "', '")) or ""

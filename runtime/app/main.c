@@ -171,7 +171,8 @@ static bool run_tool(lua_State *L, hd_app *app, const char *tool) {
 
 // --doc NAME prints what help("NAME") does.
 static bool run_doc(lua_State *L, hd_app *app) {
-    static const char chunk[] = "print(assert(require('hd.repl').doc(...)))"; // assert adds no position
+    static const char chunk[] = "local text, message = require('hd.repl').doc(...)\n"
+                                "print(text or error(message, 0))";
     int status = luaL_loadbuffer(L, chunk, sizeof chunk - 1, "=--doc");
     lua_pushstring(L, app->options.doc);
     return finish(L, app, status == LUA_OK ? lua_pcall(L, 1, 0, 0) : status);
