@@ -1,0 +1,150 @@
+// backend/cpu/softmax.c: softmax and log-softmax along one dimension, and their gradients.
+// Layer: backend. Lines that are dense f32 run on vectors; any other line is scalar, with sums in double.
+// The largest element is subtracted first, so that nothing overflows. Threads: groups of lines, by shape alone.
+#include "backend/cpu/simd.h"
+#include "backend/cpu/strided.h"
+
+// One line: its elements lie `strides[k]` apart in operand k (forward: y, x; backward: dx, y, dy).
+typedef struct {
+    void *p[3];
+    int64_t strides[3], n;
+    bool log;
+} line;
+
+static double vector_sum(vd s) { return vd_sum(&s); }
+
+// sum of e^(x - top), which goes to y.
+static double exp_line(float *y, const float *x, float top, int64_t n) {
+    vd sum = {0};
+    int64_t i = 0;
+    for (; i + VF_LANES <= n; i += VF_LANES) {
+        const vf e = vf_exp(vf_load(x + i) - top);
+        vf_store(y + i, e);
+        sum += __builtin_convertvector(e, vd);
+    }
+    double total = vector_sum(sum);
+    if (i < n) {
+        const vf e = vf_exp(vf_load_part(x + i, n - i) - top);
+        vf_store_part(y + i, e, n - i);
+        for (int64_t l = 0; l < n - i; l++)
+            total += (double)e[l];
+    }
+    return total;
+}
+
+static void softmax_dense(const line *s) {
+    float *y = s->p[0];
+    const float *x = s->p[1];
+    float top = -INFINITY;
+    vf tops = vf_set(top);
+    int64_t i = 0;
+    for (; i + VF_LANES <= s->n; i += VF_LANES)
+        tops = vf_max(tops, vf_load(x + i));
+    for (int l = 0; l < VF_LANES; l++)
+        top = tops[l] > top ? tops[l] : top;
+    for (; i < s->n; i++)
+        top = x[i] > top ? x[i] : top;
+    const double sum = exp_line(y, x, top, s->n);
+    if (s->log) {
+        const float log_sum = (float)log(sum);
+        VF_LOOP(k, count, s->n) vf_store_n(y + k, vf_load_n(x + k, count) - top - log_sum, count);
+    } else {
+        const float scale = (float)(1 / sum);
+        VF_LOOP(k, count, s->n) vf_store_n(y + k, vf_load_n(y + k, count) * scale, count);
+    }
+}
+
+static void softmax_back_dense(const line *s) {
+    float *dx = s->p[0];
+    const float *y = s->p[1], *dy = s->p[2];
+    vd sums = {0};
+    int64_t i = 0;
+    for (; i + VF_LANES <= s->n; i += VF_LANES) {
+        const vf g = vf_load(dy + i);
+        sums += __builtin_convertvector(s->log ? g : g * vf_load(y + i), vd);
+    }
+    double total = vector_sum(sums);
+    for (; i < s->n; i++)
+        total += (double)dy[i] * (s->log ? 1 : (double)y[i]);
+    const float sum = (float)total;
+    VF_LOOP(k, count, s->n) {
+        const vf g = vf_load_n(dy + k, count), v = vf_load_n(y + k, count);
+        vf_store_n(dx + k, s->log ? g - vf_exp(v) * sum : v * (g - sum), count);
+    }
+}
+
+#define DEFINE_ANY(name, type)                                                                                         \
+    static void softmax_##name(const line *s) {                                                                        \
+        type *y = s->p[0];                                                                                             \
+        const type *x = s->p[1];                                                                                       \
+        double top = -INFINITY, sum = 0;                                                                               \
+        for (int64_t i = 0; i < s->n; i++)                                                                             \
+            top = (double)x[i * s->strides[1]] > top ? (double)x[i * s->strides[1]] : top;                             \
+        for (int64_t i = 0; i < s->n; i++)                                                                             \
+            sum += exp((double)x[i * s->strides[1]] - top);                                                            \
+        for (int64_t i = 0; i < s->n; i++) {                                                                           \
+            const double v = (double)x[i * s->strides[1]] - top;                                                       \
+            y[i * s->strides[0]] = (type)(s->log ? v - log(sum) : exp(v) / sum);                                       \
+        }                                                                                                              \
+    }                                                                                                                  \
+    static void softmax_back_##name(const line *s) {                                                                   \
+        type *dx = s->p[0];                                                                                            \
+        const type *y = s->p[1], *dy = s->p[2];                                                                        \
+        double sum = 0;                                                                                                \
+        for (int64_t i = 0; i < s->n; i++)                                                                             \
+            sum += (double)dy[i * s->strides[2]] * (s->log ? 1 : (double)y[i * s->strides[1]]);                        \
+        for (int64_t i = 0; i < s->n; i++) {                                                                           \
+            const double g = (double)dy[i * s->strides[2]], v = (double)y[i * s->strides[1]];                          \
+            dx[i * s->strides[0]] = (type)(s->log ? g - exp(v) * sum : v * (g - sum));                                 \
+        }                                                                                                              \
+    }
+DEFINE_ANY(f32, float)
+DEFINE_ANY(f64, double)
+
+typedef void line_function(const line *);
+
+static void for_lines(const hd_view *const views[], int operands, int dim, bool log, line_function *dense,
+                      line_function *f32, line_function *f64) {
+    const int64_t n = views[0]->shape[dim];
+    if (hd_view_numel(views[0]) == 0)
+        return;
+    cpu_loop loop;
+    bool all_dense = true;
+    for (int k = 0; k < operands; k++) {
+        hd_view first = *views[k];
+        first.shape[dim] = 1;
+        if (k == 0)
+            cpu_loop_start(&loop, &first, first.ndim, CPU_WRITE);
+        else
+            cpu_loop_add(&loop, &first, CPU_READ);
+        all_dense = all_dense && (views[k]->strides[dim] == 1 || n == 1);
+    }
+    cpu_loop_collapse(&loop, false);
+    line_function *one = views[0]->dtype == HD_F64 ? f64 : all_dense ? dense : f32;
+    const int64_t group = n < CPU_PIECE ? CPU_PIECE / n : 1, tasks = (loop.numel + group - 1) / group;
+    CPU_PARALLEL_FOR(t, tasks) {
+        const int64_t end = (t + 1) * group < loop.numel ? (t + 1) * group : loop.numel;
+        for (int64_t i = t * group; i < end; i++) {
+            int64_t at[CPU_OPERANDS];
+            line s = {.n = n, .log = log};
+            cpu_loop_offsets(&loop, i, at);
+            for (int k = 0; k < operands; k++) {
+                s.p[k] = loop.data[k] + at[k] * (int64_t)loop.size[k];
+                s.strides[k] = views[k]->strides[dim];
+            }
+            one(&s);
+        }
+    }
+}
+
+hd_status cpu_softmax(const hd_softmax_args *a) {
+    const hd_view *const views[] = {&a->y, &a->x};
+    for_lines(views, 2, a->dim, a->log, softmax_dense, softmax_f32, softmax_f64);
+    return HD_OK;
+}
+
+hd_status cpu_softmax_back(const hd_softmax_back_args *a) {
+    const hd_view *const views[] = {&a->dx, &a->y, &a->dy};
+    for_lines(views, 3, a->dim, a->log, softmax_back_dense, softmax_back_f32, softmax_back_f64);
+    return HD_OK;
+}
