@@ -11,8 +11,6 @@ typedef struct {
     bool log;
 } line;
 
-static double vector_sum(vd s) { return vd_sum(&s); }
-
 // sum of e^(x - top), which goes to y.
 static double exp_line(float *y, const float *x, float top, int64_t n) {
     vd sum = {0};
@@ -22,7 +20,7 @@ static double exp_line(float *y, const float *x, float top, int64_t n) {
         vf_store(y + i, e);
         sum += __builtin_convertvector(e, vd);
     }
-    double total = vector_sum(sum);
+    double total = vd_sum(&sum);
     if (i < n) {
         const vf e = vf_exp(vf_load_part(x + i, n - i) - top);
         vf_store_part(y + i, e, n - i);
@@ -63,7 +61,7 @@ static void softmax_back_dense(const line *s) {
         const vf g = vf_load(dy + i);
         sums += __builtin_convertvector(s->log ? g : g * vf_load(y + i), vd);
     }
-    double total = vector_sum(sums);
+    double total = vd_sum(&sums);
     for (; i < s->n; i++)
         total += (double)dy[i] * (s->log ? 1 : (double)y[i]);
     const float sum = (float)total;
