@@ -1,0 +1,61 @@
+-- hd/nn/activation.lua: activations as layers, and by the names that models take as an option.
+
+local check = require "hd.check"
+local core = require "hd.core"
+local Module = require "hd.nn.module".Module
+
+-- name of the layer, name of the op, in the order of the documentation
+local KINDS = {
+  { "ReLU", "relu" }, { "SiLU", "silu" }, { "GELU", "gelu" }, { "Sigmoid", "sigmoid" }, { "Tanh", "tanh" },
+}
+
+local M = {}
+local by_option, option_names = {}, {}
+
+-- A layer without parameters that applies one op.
+local function activation_class(name, op_name)
+  local Activation = Module:extend(name)
+  function Activation.forward(_, x) return core.op[op_name](x) end
+  return Activation
+end
+
+for _, kind in ipairs(KINDS) do
+  M[kind[1]] = activation_class(kind[1], kind[2])
+  by_option[kind[2]] = M[kind[1]]
+  option_names[#option_names + 1] = kind[2]
+end
+
+--- Leave the input as it is; takes the place of a layer.
+---@class hd.nn.Identity : hd.nn.Module
+local Identity = Module:extend "Identity"
+
+function Identity.forward(_, x) return x end
+
+---@class hd.nn.Dropout : hd.nn.Module
+local Dropout = Module:extend "Dropout"
+
+--- While training, set each value to 0 with probability p and scale the others by 1 / (1 - p).
+---@param p? number  default 0.5
+function Dropout:init(p)
+  self.p = check.arg("Dropout", "p", p or 0.5, "number")
+end
+
+---@param x hd.Tensor
+---@return hd.Tensor
+function Dropout:forward(x)
+  return require "hd.nn.functional".dropout(x, { p = self.p, training = self.training })
+end
+
+function Dropout:extra() return ("%g"):format(self.p) end
+
+--- A layer by the name of its activation: "relu", "silu", "gelu", "sigmoid" or "tanh".
+---@param where string  for the message
+---@param name string
+---@return hd.nn.Module
+function M.by_name(where, name)
+  return by_option[check.one_of(where, "activation", name, option_names)]()
+end
+
+M.Identity, M.Dropout, M.names = Identity, Dropout, option_names
+
+return M

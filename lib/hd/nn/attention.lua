@@ -1,0 +1,119 @@
+-- hd/nn/attention.lua: attention over tokens [n, t, c] and over the positions of signals and images [n, c, ...].
+-- Names of weights are those of diffusers: to_q, to_k, to_v, to_out.0, or to_qkv where fused.
+
+local check = require "hd.check"
+local core = require "hd.core"
+local Linear = require "hd.nn.linear".Linear
+local GroupNorm = require "hd.nn.norm".GroupNorm
+local ModuleList = require "hd.nn.sequential".ModuleList
+local weights = require "hd.nn.weights"
+local Module = require "hd.nn.module".Module
+
+---@class hd.nn.Attention : hd.nn.Module
+local Attention = Module:extend "Attention"
+
+--- Multi-head attention of tokens on each other, or on a context; no mask.
+--- With `fuse_qkv` one matrix makes queries, keys and values: faster, other names of weights; not for a context.
+---@param channels integer
+---@param opts? { heads: integer, fuse_qkv: boolean, context_channels: integer }
+function Attention:init(channels, opts)
+  local o = check.options("Attention", opts,
+    { { "heads", "integer", 1 }, { "fuse_qkv", "boolean", false }, { "context_channels", "integer" } })
+  self.channels, self.heads = check.arg("Attention", "channels", channels, "integer"), o.heads
+  if o.heads < 1 or channels % o.heads ~= 0 then
+    check.fail("Attention", "heads must divide channels: got %d heads, %d channels", o.heads, channels)
+  end
+  if o.fuse_qkv and o.context_channels then
+    check.fail("Attention", "fuse_qkv needs queries and keys of the same tokens: leave out context_channels")
+  end
+  if o.fuse_qkv then
+    self.to_qkv = Linear(channels, 3 * channels)
+  else
+    local source = o.context_channels or channels
+    self.to_q, self.to_k, self.to_v = Linear(channels, channels), Linear(source, channels), Linear(source, channels)
+  end
+  self.to_out = ModuleList { Linear(channels, channels) }
+end
+
+-- [n, t, c] -> [n, heads, t, c / heads], heads of consecutive channels
+local function split_heads(x, heads)
+  local n, t, c = table.unpack(x:shape())
+  return x:view(n, t, heads, c // heads):transpose(2, 3)
+end
+
+local function queries_keys_values(self, tokens, context)
+  if self.to_qkv then
+    local n, t, c = table.unpack(tokens:shape())
+    local qkv = self.to_qkv(tokens):view(n, t, 3, self.heads, c // self.heads):permute(3, 1, 4, 2, 5)
+    return qkv:select(1, 1), qkv:select(1, 2), qkv:select(1, 3)
+  end
+  context = context or tokens
+  local heads = self.heads
+  return split_heads(self.to_q(tokens), heads), split_heads(self.to_k(context), heads),
+    split_heads(self.to_v(context), heads)
+end
+
+--- Source: Vaswani et al. 2017.
+---@param tokens hd.Tensor    [n, t, channels]
+---@param context? hd.Tensor  [n, s, context_channels], default the tokens themselves
+---@return hd.Tensor          [n, t, channels]
+function Attention:forward(tokens, context)
+  local q, k, v = queries_keys_values(self, tokens, context)
+  local out = core.op.scaled_dot_product_attention(q, k, v)
+  return self.to_out[1](out:transpose(2, 3):reshape(tokens:shape()))
+end
+
+function Attention:extra() return ("%d, %d heads"):format(self.channels, self.heads) end
+
+-- Files that older releases of diffusers wrote name the parts otherwise.
+local OLD_NAMES = { { "query", "to_q" }, { "key", "to_k" }, { "value", "to_v" }, { "proj_attn", "to_out.0" } }
+
+local function move(state, from, to)
+  if state[from] and not state[to] then state[to], state[from] = state[from], nil end
+end
+
+-- Join separate matrices for a fused layer.
+local function fuse(state, prefix, part)
+  local names = { prefix .. "to_q." .. part, prefix .. "to_k." .. part, prefix .. "to_v." .. part }
+  local q, k, v = state[names[1]], state[names[2]], state[names[3]]
+  if not (q and k and v) then return end
+  state[prefix .. "to_qkv." .. part] = core.op.cat({ q, k, v }, 1)
+  for _, name in ipairs(names) do state[name] = nil end
+end
+
+function Attention:upgrade_state(state, prefix)
+  for _, part in ipairs { "weight", "bias" } do
+    for _, names in ipairs(OLD_NAMES) do
+      move(state, prefix .. names[1] .. "." .. part, prefix .. names[2] .. "." .. part)
+    end
+    if self.to_qkv then fuse(state, prefix, part) end
+  end
+end
+
+---@class hd.nn.AttentionBlock : hd.nn.Attention
+local AttentionBlock = Attention:extend "AttentionBlock"
+
+--- x + attention(GroupNorm(x)) over all positions of [n, channels, ...].
+---@param channels integer
+---@param opts? table  heads, fuse_qkv, norm_num_groups (32), norm_eps (1e-5), zero_init (begin as the identity)
+function AttentionBlock:init(channels, opts)
+  local o = check.options("AttentionBlock", opts, {
+    { "heads", "integer", 1 }, { "fuse_qkv", "boolean", false }, { "norm_num_groups", "integer", 32 },
+    { "norm_eps", "number", 1e-5 }, { "zero_init", "boolean", false },
+  })
+  self.group_norm = GroupNorm(o.norm_num_groups, channels, { eps = o.norm_eps })
+  Attention.init(self, channels, { heads = o.heads, fuse_qkv = o.fuse_qkv })
+  if o.zero_init then weights.zero(self.to_out[1]) end
+end
+
+-- [n, c, ...] -> [n, t, c]; a view, as memory is channels-last
+local function to_tokens(x) return x:flatten(3, -1):transpose(2, 3) end
+
+---@param x hd.Tensor  [n, channels, ...]
+---@return hd.Tensor   the same shape
+function AttentionBlock:forward(x)
+  local out = Attention.forward(self, to_tokens(self.group_norm(x))):add_(to_tokens(x))
+  return out:transpose(2, 3):reshape(x:shape())
+end
+
+return { Attention = Attention, AttentionBlock = AttentionBlock }

@@ -1,0 +1,96 @@
+-- hd/nn/transformer.lua: a transformer over tokens that is told its time: denoiser of text, all positions at once.
+
+local check = require "hd.check"
+local core = require "hd.core"
+local weights = require "hd.nn.weights"
+local embedding = require "hd.nn.embedding"
+local activation = require "hd.nn.activation"
+local Linear = require "hd.nn.linear".Linear
+local LayerNorm = require "hd.nn.norm".LayerNorm
+local Attention = require "hd.nn.attention".Attention
+local Module = require "hd.nn.module".Module
+
+---@class hd.nn.TransformerBlock : hd.nn.Module
+local TransformerBlock = Module:extend "TransformerBlock"
+
+--- x + attention(LayerNorm(x)), then x + MLP(LayerNorm(x)) with GELU. Source: Vaswani et al. 2017, norms first.
+---@param dim integer
+---@param opts? { heads: integer, mlp_ratio: number, dropout: number, fuse_qkv: boolean }
+function TransformerBlock:init(dim, opts)
+  local o = check.options("TransformerBlock", opts, {
+    { "heads", "integer", 4 }, { "mlp_ratio", "number", 4 }, { "dropout", "number", 0 },
+    { "fuse_qkv", "boolean", true },
+  })
+  local hidden = math.floor(dim * o.mlp_ratio)
+  self.norm1 = LayerNorm(dim)
+  self.attn = Attention(dim, { heads = o.heads, fuse_qkv = o.fuse_qkv })
+  self.norm2 = LayerNorm(dim)
+  self.fc1, self.fc2 = Linear(dim, hidden), Linear(hidden, dim)
+  if o.dropout > 0 then self.dropout = activation.Dropout(o.dropout) end
+end
+
+-- The result of a linear layer belongs to nobody else: add in place.
+local function residual(self, x, branch)
+  if self.dropout then branch = self.dropout(branch) end
+  return branch:add_(x)
+end
+
+---@param x hd.Tensor  [n, t, dim]
+---@return hd.Tensor   [n, t, dim]
+function TransformerBlock:forward(x)
+  x = residual(self, x, self.attn(self.norm1(x)))
+  return residual(self, x, self.fc2(core.op.gelu(self.fc1(self.norm2(x)))))
+end
+
+---@class hd.nn.Transformer : hd.nn.Module
+local Transformer = Module:extend "Transformer"
+
+local OPTIONS = {
+  { "vocab_size", "integer", required = true }, { "max_length", "integer", required = true },
+  { "dim", "integer", 256 }, { "depth", "integer", 4 }, { "heads", "integer", 4 }, { "mlp_ratio", "number", 4 },
+  { "dropout", "number", 0 }, { "fuse_qkv", "boolean", true }, { "out_size", "integer" },
+}
+for _, entry in ipairs(embedding.TIME_OPTIONS) do OPTIONS[#OPTIONS + 1] = entry end
+
+--- A transformer of `depth` blocks from tokens and their time to logits.
+---
+---     local net = nn.Transformer { vocab_size = 256, max_length = 128, dim = 256, depth = 4, heads = 4 }
+---     local logits = net(tokens, t)
+---
+--- Options: vocab_size, max_length, dim, depth, heads, mlp_ratio, dropout, fuse_qkv, out_size (logits per position,
+--- default vocab_size), and the time's: time_dim (64), time_embed_dim (dim), time_inputs, time_scale,
+--- time_embedding_type, flip_sin_to_cos, freq_shift.
+---@param opts table
+function Transformer:init(opts)
+  local o = check.options("Transformer", opts, OPTIONS)
+  o.time_dim, o.time_embed_dim = o.time_dim or 64, o.time_embed_dim or o.dim
+  self.vocab_size, self.max_length = o.vocab_size, o.max_length
+  self.token_embedding = embedding.Embedding(o.vocab_size, o.dim)
+  self.position_embedding = weights.normal({ o.max_length, o.dim }, 0.02)
+  embedding.add_times(self, o, o.dim)
+  local blocks = {}
+  for i = 1, o.depth do
+    blocks[i] = TransformerBlock(o.dim,
+      { heads = o.heads, mlp_ratio = o.mlp_ratio, dropout = o.dropout, fuse_qkv = o.fuse_qkv })
+  end
+  self.blocks = blocks
+  self.norm_out = LayerNorm(o.dim)
+  self.proj_out = Linear(o.dim, o.out_size or o.vocab_size)
+end
+
+---@param tokens hd.Tensor  [n, t] integers, 1 to vocab_size, t at most max_length
+---@param t any             time, as of UNet
+---@return hd.Tensor        [n, t, out_size] logits
+function Transformer:forward(tokens, t)
+  local n, length = tokens:size(1), tokens:size(2)
+  if length > self.max_length then
+    check.fail("Transformer", "text is too long: got %d tokens, expected at most %d", length, self.max_length)
+  end
+  local positions = self.position_embedding
+  if length < self.max_length then positions = positions:narrow(1, 1, length) end
+  local x = self.token_embedding(tokens) + positions + embedding.embed_times(self, t, n):unsqueeze(2)
+  for _, block in ipairs(self.blocks) do x = block(x) end
+  return self.proj_out(self.norm_out(x))
+end
+
+return { Transformer = Transformer, TransformerBlock = TransformerBlock }

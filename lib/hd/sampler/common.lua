@@ -1,0 +1,79 @@
+-- hd/sampler/common.lua: the loop that all samplers share.
+-- A sampler works on x = x0 + sigma eps with denoise(x, sigma, cond) -> x0, in the type of x. It neither changes the
+-- caller's x nor records gradients; what a step leaves behind is released with it.
+
+local check = require "hd.check"
+local core = require "hd.core"
+
+local common = {}
+
+---@class hd.SampleOptions
+---@field cond? any                  handed to denoise
+---@field rng? hd.Generator          for samplers that add noise; default: the default generator
+---@field on_step? fun(step: table)  called with { i, x, sigma, denoised } after each call of denoise that starts a step
+
+local SHARED = { { "cond", "any" }, { "rng", "any" }, { "on_step", "callable" } }
+
+--- The shared options and a sampler's own, checked.
+---@param where string
+---@param opts table?
+---@param own table[]
+---@return table
+function common.options(where, opts, own)
+  local spec = table.move(SHARED, 1, #SHARED, 1, {})
+  return check.options(where, opts, table.move(own, 1, #own, #spec + 1, spec))
+end
+
+local function check_sigmas(where, sigmas)
+  check.arg(where, "sigmas", sigmas, "table")
+  for i, sigma in ipairs(sigmas) do
+    check.arg(where, ("sigmas[%d]"):format(i), sigma, "number")
+    if i > 1 and sigma >= sigmas[i - 1] then
+      check.fail(where, "sigmas must fall: got %g after %g", sigma, sigmas[i - 1])
+    end
+  end
+  if #sigmas < 2 then check.fail(where, "sigmas has %d entries, expected at least 2", #sigmas) end
+end
+
+--- Noise of x's shape and type.
+---@param x hd.Tensor
+---@param rng? hd.Generator
+---@return hd.Tensor
+function common.noise_like(x, rng) return core.randn(x:shape(), { rng = rng, dtype = x:dtype() }) end
+
+--- Run `step(x, sigma, next, i, scope) -> next x, denoised` from sigmas[1] to the last.
+---@param where string
+---@param x hd.Tensor
+---@param sigmas number[]
+---@param o table      checked options
+---@param step function
+---@return hd.Tensor
+function common.loop(where, x, sigmas, o, step)
+  check.arg(where, "x", x, "tensor")
+  check_sigmas(where, sigmas)
+  local _ <close> = core.no_grad()
+  for i = 1, #sigmas - 1 do
+    local scope <close> = core.scope()
+    local following, denoised = step(x, sigmas[i], sigmas[i + 1], i, scope)
+    scope:keep(following)
+    if o.on_step then
+      scope:keep(denoised)
+      o.on_step { i = i, x = x, sigma = sigmas[i], denoised = denoised }
+    end
+    x = following
+  end
+  return x
+end
+
+--- Standard deviations of the part of a step that goes on along eps and of the noise that is added anew: their squares
+--- add up to next^2. eta 0 adds none, eta 1 as much as the reverse process of DDPM.
+---@param sigma number
+---@param next number
+---@param eta number
+---@return number down, number up
+function common.split_noise(sigma, next, eta)
+  local up = math.min(next, eta * math.sqrt(next * next * (sigma * sigma - next * next) / (sigma * sigma)))
+  return math.sqrt(next * next - up * up), up
+end
+
+return common
