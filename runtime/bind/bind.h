@@ -45,6 +45,7 @@ void hd_bind_optim(lua_State *L);
 void hd_bind_random(lua_State *L);
 void hd_bind_sys(lua_State *L);
 void hd_bind_io(lua_State *L);
+void hd_bind_json(lua_State *L);
 void hd_bind_data(lua_State *L);
 void hd_bind_preview(lua_State *L);
 void hd_bind_interrupt(lua_State *L);
