@@ -74,7 +74,8 @@ typedef struct {
 #define NAMES_6(V) tile_1x##V, tile_2x##V, tile_3x##V, tile_4x##V, tile_5x##V, tile_6x##V
 
 TILES_6(1)
-TILE(7, 1) TILE(8, 1) TILES_6(2)
+TILE(7, 1)
+TILE(8, 1) TILES_6(2)
 #if VF_LANES == 16
     TILES_6(3) TILES_6(4)
 #endif
@@ -107,23 +108,22 @@ static void tile_run(const cpu_product *p, tile_args *t, int rows, int64_t vecto
     } while (t->segments < end);
 }
 
+// Rows of C one after the other; whole vectors where C's columns are contiguous.
 static void tile_store(const cpu_product *p, const float *sum, int64_t row, int rows, int64_t col, int64_t cols) {
+    const float *bias = p->bias ? p->bias + col : NULL;
+    const int64_t step = p->c_step, whole = step == 1 ? cols / VF_LANES * VF_LANES : 0;
     for (int i = 0; i < rows; i++, sum += CPU_PANEL) {
-        float *c = p->c + p->c_row[row + i] + col * p->c_step;
-        const int64_t step = p->c_step;
-        const float *bias = p->bias ? p->bias + col : NULL;
-        if (step != 1) {
-            for (int64_t j = 0; j < cols; j++)
-                c[j * step] = (p->add ? c[j * step] : 0.0f) + (sum[j] + (bias ? bias[j] : 0.0f));
-        } else if (p->add) {
-            for (int64_t j = 0; j < cols; j++)
-                c[j] += sum[j] + (bias ? bias[j] : 0.0f);
-        } else if (bias) {
-            for (int64_t j = 0; j < cols; j++)
-                c[j] = sum[j] + bias[j];
-        } else {
-            memcpy(c, sum, (size_t)cols * sizeof(float));
+        float *c = p->c + p->c_row[row + i] + col * step;
+        for (int64_t j = 0; j < whole; j += VF_LANES) {
+            vf x = *(const vf_mem *)(sum + j);
+            if (bias)
+                x += *(const vf_mem *)(bias + j);
+            if (p->add)
+                x += *(const vf_mem *)(c + j);
+            *(vf_mem *)(c + j) = x;
         }
+        for (int64_t j = whole; j < cols; j++)
+            c[j * step] = (p->add ? c[j * step] : 0.0f) + (sum[j] + (bias ? bias[j] : 0.0f));
     }
 }
 
@@ -317,7 +317,7 @@ static hd_status no_memory(void) { return hd_fail(HD_ENOMEM, "matmul: no memory 
 static hd_status gemm_pack(gemm *g, float **packed) {
     *packed = NULL;
     g->panels = (cpu_panels){g->b, g->k, g->n, g->b_step};
-    if (g->b_col == 1 && g->b_step > 0 && g->n % VF_LANES == 0 && g->m <= BLOCK_ROWS / 2)
+    if (g->b_col == 1 && g->b_step >= g->n && g->n % VF_LANES == 0 && g->m <= BLOCK_ROWS / 2)
         return HD_OK;
     float *b = hd_alloc(cpu_panel_bytes(g->k, g->n));
     if (!b)
@@ -421,10 +421,9 @@ static hd_view transposed(hd_view v) {
 }
 
 // Whether c^T = b^T a^T is the better product: c lies transposed, or few rows meet a large b that would need packing.
-static bool better_transposed(const hd_view *a, const hd_view *b, const hd_view *c) {
+static bool better_transposed(const hd_view *b, const hd_view *c) {
     const int d = c->ndim;
     const int64_t m = c->shape[d - 2], n = c->shape[d - 1];
-    (void)a;
     if (c->strides[d - 1] != 1)
         return c->strides[d - 2] == 1;
     return m <= VF_LANES && n >= 8 * m && b->strides[d - 2] == 1 && b->strides[d - 1] != 1;
@@ -443,7 +442,7 @@ static hd_status matmul_batches(const hd_view *a, const hd_view *b, const hd_vie
         hd_view *all[] = {&ai, &bi, &ci};
         for (int v = 0; v < 3; v++)
             all[v]->data = (float *)all[v]->data + batch_offset(all[v], i);
-        if (better_transposed(&ai, &bi, &ci)) {
+        if (better_transposed(&bi, &ci)) {
             const hd_view at = transposed(ai);
             ai = transposed(bi), bi = at, ci = transposed(ci);
         }
