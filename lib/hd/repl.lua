@@ -27,8 +27,11 @@ local function sorted_keys(t)
   return keys, length
 end
 
--- "f32 [2,3]"
-local function tensor_kind(x) return ("%s [%s]"):format(x:dtype(), table.concat(x:shape(), ",")) end
+-- "tensor f32 [2,3]", without a look at the elements.
+local function tensor_kind(x)
+  local ok, text = pcall(function() return ("tensor %s [%s]"):format(x:dtype(), table.concat(x:shape(), ",")) end)
+  return ok and text or tostring(x) -- released
+end
 
 local function own_text(value)
   local mt = getmetatable(value)
@@ -37,7 +40,7 @@ end
 
 -- A value inside a table: one short piece of text.
 local function brief(value)
-  if check.is_tensor(value) then return "tensor " .. tensor_kind(value) end
+  if check.is_tensor(value) then return tensor_kind(value) end
   local t = type(value)
   if t == "string" then
     local cut = #value > 60 and value:sub(1, 57) .. "..." or value
@@ -90,22 +93,11 @@ local function table_text(t)
   return "{\n" .. table.concat(broken_lines(list, named), "\n") .. "\n}"
 end
 
--- "  min -1.2  mean 0.01  max 2.3", or nothing where these mean nothing.
-local function range_text(x)
-  if x:numel() == 0 or x:dtype() == "bool" then return "" end
-  local y = x:detach():to "f64"
-  return ("  min %.4g  mean %.4g  max %.4g"):format(y:min():item(), y:mean():item(), y:max():item())
-end
-
---- The text of a value as the prompt prints it: a tensor under a line of its type, shape and range, a table one level
---- deep, anything else as `tostring` has it.
+--- The text of a value as the prompt prints it: a table one level deep, anything else as `tostring` has it (a tensor
+--- under a line of its type, shape and range).
 ---@param value any
 ---@return string
 function repl.text(value)
-  if check.is_tensor(value) then
-    local ok, range = pcall(range_text, value)
-    return tensor_kind(value) .. (ok and range or "") .. "\n" .. tostring(value)
-  end
   if type(value) == "table" and not own_text(value) then return table_text(value) end
   return tostring(value)
 end
@@ -139,7 +131,7 @@ local function add_names(value, found)
     local mt = getmetatable(value)
     if type(mt) ~= "table" then return end
     local behind = rawget(mt, "__index")
-    if type(behind) == "function" then behind = rawget(mt, "methods") end
+    if check.is_tensor(value) then behind = core.methods end
     if type(behind) ~= "table" or behind == value then return end
     value = behind
   end
@@ -322,7 +314,7 @@ end
 local function picture_text(x)
   local scale, shift = 127.5, 127.5
   if x:dtype() == "u8" then scale, shift = 1, 0 end
-  local pixels = x:to "f32":totable()
+  local pixels = x:totable()
   local function colour(row, column)
     local rgb = {}
     for c = 1, 3 do

@@ -103,10 +103,10 @@ describe("the prompt", function()
 
   it("prints a tensor under a line of its type, shape and range", function()
     local text = session:run "hd.tensor { { 1, 2, 3 }, { 4, 5, 9 } }"
-    assert.are.equal("f32 [2,3]  min 1  mean 4  max 9", text:match "^[^\n]+")
+    assert.are.equal("f32 [2,3] min 1 mean 4 max 9", text:match "^[^\n]+")
     assert.truthy(text:find "9[^\n]*$")
     text = session:run "hd.tensor({ 1, 2 }, { dtype = 'i64' })"
-    assert.are.equal("i64 [2]  min 1  mean 1.5  max 2", text:match "^[^\n]+")
+    assert.are.equal("i64 [2] min 1 mean 1.5 max 2", text:match "^[^\n]+")
     assert.are.equal("f32 [0]", session:run "hd.zeros(0)":match "^[^\n]+")
   end)
 
