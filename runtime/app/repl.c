@@ -163,6 +163,10 @@ void hd_repl(lua_State *L) {
     hd_line result;
     terminal = isatty(STDIN_FILENO);
     lua_settop(L, 0);
+    lua_getfield(L, LUA_REGISTRYINDEX, "hd.options");
+    lua_pushboolean(L, 1);
+    lua_setfield(L, -2, "interactive"); // from here on an interrupted hd.run raises, it does not end the process
+    lua_pop(L, 1);
     predefine(L);
     if (terminal)
         hd_lineedit_open(L);
