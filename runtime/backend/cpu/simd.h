@@ -147,12 +147,11 @@ static inline vf vf_expm1(vf x) {
     return vf_select(x == 0.0f, x, vf_select(vf_abs(x) < 17.0f, y, big));
 }
 
-static inline vf vf_log(vf x) {
-    const vi tiny = x < 1.17549435e-38f;
-    const vf scaled = vf_select(tiny, x * 8388608.0f, x); // denormals times 2^23
-    const vi bits = (vi)scaled;
+// log of a positive normal number
+static inline vf vf_log_normal(vf x) {
+    const vi bits = (vi)x;
     const vi up = (bits & 0x7fffff) > 0x3504f3; // mantissa above sqrt 2: use half of it
-    const vi e = ((bits >> 23) & 0xff) - 127 - up - (tiny & 23);
+    const vi e = (bits >> 23) - 127 - up;
     const vf m = (vf)((bits & 0x7fffff) | ((127 << 23) + (up & (int32_t)0xff800000)));
     const vf f = m - 1.0f, ef = __builtin_convertvector(e, vf);
     // (log(1 + f) - f + f^2 / 2) / f^3 on [sqrt 1/2 - 1, sqrt 2 - 1]
@@ -165,7 +164,12 @@ static inline vf vf_log(vf x) {
     p = p * f - 0.250000089f;
     p = p * f + 0.333333135f;
     const vf ff = f * f;
-    vf y = f + (ff * (f * p - 0.5f) + ef * -2.12194440e-4f) + ef * 0.693359375f; // ln 2 in two parts
+    return f + (ff * (f * p - 0.5f) + ef * -2.12194440e-4f) + ef * 0.693359375f; // ln 2 in two parts
+}
+
+static inline vf vf_log(vf x) {
+    const vi tiny = x < 1.17549435e-38f; // denormals are scaled by 2^23
+    vf y = vf_log_normal(vf_select(tiny, x * 8388608.0f, x)) - (vf)(tiny & (vi)vf_set(15.9423847f));
     y = vf_select(x == INFINITY, x, y);
     y = vf_select(x == 0.0f, vf_set(-INFINITY), y);
     return vf_select((x < 0.0f) | (x != x), vf_set(NAN), y);
@@ -239,6 +243,19 @@ static inline vf vf_phi(vf x) {
     return vf_select(a < 1.0f, small, vf_select(s < 0.0f, tail, 1.0f - tail));
 }
 
+// sin(r) and cos(r) for |r| <= pi / 4, z = r^2
+static inline vf vf_sin_poly(vf r, vf z) {
+    vf p = z * 2.71809631e-06f - 0.0001983931f;
+    p = p * z + 0.00833332911f;
+    p = p * z - 0.166666672f;
+    return r + r * (z * p);
+}
+static inline vf vf_cos_poly(vf z) {
+    vf p = z * 2.44325329e-05f - 0.00138873095f;
+    p = p * z + 0.0416666456f;
+    return 1.0f - (0.5f * z - z * z * p);
+}
+
 // sin (quadrant 0) or cos (quadrant 1): x is reduced by multiples of pi / 2 in double; huge x go to libm, one by one.
 static inline vf vf_sin_from(vf x, int32_t quadrant) {
     const vi huge = ~(vf_abs(x) < 3e4f);
@@ -248,14 +265,7 @@ static inline vf vf_sin_from(vf x, int32_t quadrant) {
     const vf r = __builtin_convertvector((xd - kd * 1.5707963267948966) - kd * 6.123233995736766e-17, vf);
     const vi k = __builtin_convertvector(kd, vi) + quadrant;
     const vf z = r * r;
-    vf s = z * 2.71809631e-06f - 0.0001983931f; // (sin(r) - r) / r^3 on [0, pi / 4]
-    s = s * z + 0.00833332911f;
-    s = s * z - 0.166666672f;
-    s = r + r * (z * s);
-    vf c = z * 2.44325329e-05f - 0.00138873095f; // (cos(r) - 1 + r^2 / 2) / r^4
-    c = c * z + 0.0416666456f;
-    c = 1.0f - (0.5f * z - z * z * c);
-    vf y = vf_select((k & 1) == 0, s, c);
+    vf y = vf_select((k & 1) == 0, vf_sin_poly(r, z), vf_cos_poly(z));
     y = (vf)((vi)y ^ ((k & 2) << 30));
     if (vi_any(huge))
         for (int l = 0; l < VF_LANES; l++)

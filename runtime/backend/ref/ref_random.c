@@ -11,6 +11,13 @@ static double unit(const hd_random_args *a, uint64_t e, bool two_words) {
     return two_words ? hd_unit_f64(w[e % 2 * 2], w[e % 2 * 2 + 1]) : hd_unit_f32(w[e % 4]);
 }
 
+// Word e % 4 of block e / 4.
+static double word(const hd_random_args *a, uint64_t e) {
+    uint32_t w[4];
+    hd_philox(a->seed, a->stream, e / 4, w);
+    return w[e % 4];
+}
+
 static float normal_f32(const hd_random_args *a, uint64_t e) {
     uint32_t w[4];
     hd_philox(a->seed, a->stream, e / 4, w);
@@ -34,7 +41,7 @@ static double draw(const hd_random_args *a, uint64_t e) {
     case HD_RANDOM_NORMAL:
         return a->lo + a->hi * (is_f64 ? normal_f64(a, e) : normal_f32(a, e));
     case HD_RANDOM_INT:
-        return fmin(a->lo + floor(unit(a, e, true) * (a->hi - a->lo + 1)), a->hi);
+        return fmin(a->lo + floor(word(a, e) * 0x1p-32 * (a->hi - a->lo + 1)), a->hi);
     case HD_RANDOM_BERNOULLI:
         return unit(a, e, false) < a->lo;
     }
