@@ -28,9 +28,18 @@ static hd_tensor *push_new(lua_State *L, hd_dtype dtype, int ndim, const int64_t
     return *box;
 }
 
-static hd_tensor *push_pictures(lua_State *L, int64_t n, int64_t size) {
-    return push_new(L, HD_U8, 4, (const int64_t[]){n, 3, size, size}, HD_ROW_MAJOR);
+// Tensors of a set outlive the scope that they were made in.
+static hd_tensor *push_kept(lua_State *L, hd_dtype dtype, int ndim, const int64_t *shape) {
+    hd_tensor *x = push_new(L, dtype, ndim, shape, HD_ROW_MAJOR);
+    x->kept = true;
+    return x;
 }
+
+static uint8_t *push_pictures(lua_State *L, int64_t n, int64_t size) {
+    return data_of(push_kept(L, HD_U8, 4, (const int64_t[]){n, 3, size, size}));
+}
+
+static int64_t *push_labels(lua_State *L, int64_t n) { return data_of(push_kept(L, HD_I64, 1, &n)); }
 
 // Sets -----------------------------------------------------------------------
 
@@ -59,8 +68,8 @@ static int l_font_load(lua_State *L) {
     int at = lua_gettop(L);
     if (hd_font_open(path, font) != HD_OK)
         return hd_return_failure(L);
-    uint8_t *x = data_of(push_pictures(L, font->count, size));
-    int64_t *codes = data_of(push_new(L, HD_I64, 1, (const int64_t[]){font->count}, HD_ROW_MAJOR));
+    uint8_t *x = push_pictures(L, font->count, size);
+    int64_t *codes = push_labels(L, font->count);
     for (int i = 0; i < font->count; i++) {
         if (hd_font_picture(font, i, size, x + (int64_t)i * 3 * size * size) != HD_OK)
             return hd_return_failure(L);
@@ -81,8 +90,8 @@ static int l_cifar_load(lua_State *L) {
             return hd_return_failure(L);
         total += count;
     }
-    uint8_t *x = data_of(push_pictures(L, total, 32));
-    int64_t *labels = data_of(push_new(L, HD_I64, 1, &total, HD_ROW_MAJOR));
+    uint8_t *x = push_pictures(L, total, 32);
+    int64_t *labels = push_labels(L, total);
     for (lua_Integer i = 1; i <= files; i++, lua_pop(L, 1), done += count) {
         lua_rawgeti(L, 1, i);
         const char *path = luaL_checkstring(L, -1);
@@ -104,7 +113,7 @@ static int l_idx_load(lua_State *L) {
     lua_pushfstring(L, "'%s'", path);
     if (hd_file_read_gz(path, (size_t)4 << 30, file) != HD_OK || hd_idx_parse(lua_tostring(L, -1), file, &idx) != HD_OK)
         return hd_return_failure(L);
-    hd_tensor *x = push_new(L, HD_U8, idx.ndim, idx.shape, HD_ROW_MAJOR);
+    hd_tensor *x = push_kept(L, HD_U8, idx.ndim, idx.shape);
     if (hd_tensor_numel(x))
         memcpy(data_of(x), idx.data, (size_t)hd_tensor_numel(x));
     hd_release_resource(L, at);
@@ -147,11 +156,59 @@ static int l_shapes_draw(lua_State *L) {
     uint64_t seed = (uint64_t)hd_check_int(L, 3);
     if (n < 1 || n > 1 << 24)
         return hd_raisef(L, "shapes: n is wrong: got %lld, expected 1 to %d", (long long)n, 1 << 24);
-    uint8_t *x = data_of(push_pictures(L, n, size));
-    int64_t *labels = data_of(push_new(L, HD_I64, 1, &n, HD_ROW_MAJOR));
+    uint8_t *x = push_pictures(L, n, size);
+    int64_t *labels = push_labels(L, n);
     for (int64_t i = 0; i < n; i++)
         labels[i] = hd_shape_draw(seed, i, size, x + i * 3 * size * size) + 1;
     return 2;
+}
+
+// core.labels(y u8 [n]) -> i64 [n], counted from 1
+static int l_labels(lua_State *L) {
+    const hd_tensor *y = hd_check_tensor(L, 1);
+    luaL_argcheck(L, y->dtype == HD_U8 && y->ndim == 1 && hd_tensor_is_contiguous(y), 1, "u8 [n] expected");
+    const uint8_t *from = data_of(y);
+    int64_t *to = push_labels(L, y->shape[0]);
+    for (int64_t i = 0; i < y->shape[0]; i++)
+        to[i] = from[i] + 1;
+    return 1;
+}
+
+// core.rows(x, list) -> the elements x[i] for each i of the list, copied; x is contiguous, the list was checked
+static int l_rows(lua_State *L) {
+    const hd_tensor *x = hd_check_tensor(L, 1);
+    luaL_checktype(L, 2, LUA_TTABLE);
+    luaL_argcheck(L, x->ndim >= 1 && hd_tensor_is_contiguous(x), 1, "contiguous tensor expected");
+    int64_t shape[HD_MAX_DIMS], n = (int64_t)lua_rawlen(L, 2);
+    memcpy(shape, x->shape, sizeof shape);
+    shape[0] = n;
+    size_t row = hd_dtype_size(x->dtype);
+    for (int d = 1; d < x->ndim; d++)
+        row *= (size_t)x->shape[d];
+    const char *from = data_of(x);
+    char *to = data_of(push_kept(L, x->dtype, x->ndim, shape));
+    for (int64_t i = 0; i < n; i++, lua_pop(L, 1)) {
+        lua_rawgeti(L, 2, i + 1);
+        int64_t at = hd_check_int(L, -1);
+        luaL_argcheck(L, at >= 1 && at <= x->shape[0], 2, "index outside the set");
+        memcpy(to + (size_t)i * row, from + (size_t)(at - 1) * row, row);
+    }
+    return 1;
+}
+
+// core.permutation(n, seed) -> list of 1 to n in random order
+static int l_permutation(lua_State *L) {
+    int64_t n = hd_check_int(L, 1);
+    uint64_t seed = (uint64_t)hd_check_int(L, 2);
+    luaL_argcheck(L, n >= 0 && n <= INT32_MAX, 1, "0 to 2^31-1 expected");
+    int64_t *order = lua_newuserdatauv(L, ((size_t)n + 1) * sizeof *order, 0);
+    hd_loader_order(seed, -1, n, order); // no epoch has this number
+    lua_createtable(L, (int)n, 0);
+    for (int64_t i = 0; i < n; i++) {
+        lua_pushinteger(L, order[i] + 1);
+        lua_rawseti(L, -2, i + 1);
+    }
+    return 1;
 }
 
 // Loader ---------------------------------------------------------------------
@@ -252,10 +309,17 @@ static void make_loader_class(lua_State *L) {
 }
 
 void hd_bind_data(lua_State *L) {
-    static const luaL_Reg functions[] = {{"font_find", l_font_find},       {"font_load", l_font_load},
-                                         {"cifar_load", l_cifar_load},     {"idx_load", l_idx_load},
-                                         {"picture_into", l_picture_into}, {"shapes_draw", l_shapes_draw},
-                                         {"loader_new", l_loader_new},     {NULL, NULL}};
+    static const luaL_Reg functions[] = {{"font_find", l_font_find},
+                                         {"font_load", l_font_load},
+                                         {"cifar_load", l_cifar_load},
+                                         {"idx_load", l_idx_load},
+                                         {"picture_into", l_picture_into},
+                                         {"shapes_draw", l_shapes_draw},
+                                         {"loader_new", l_loader_new},
+                                         {"labels", l_labels},
+                                         {"rows", l_rows},
+                                         {"permutation", l_permutation},
+                                         {NULL, NULL}};
     luaL_setfuncs(L, functions, 0);
     make_loader_class(L);
 }

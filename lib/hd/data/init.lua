@@ -1,0 +1,10 @@
+-- hd/data/init.lua: hd.data, sets of pictures. Calls: hd.data.*. Called by: hd.lua.
+
+return {
+  Set = require "hd.data.set",
+  cifar10 = require "hd.data.cifar",
+  emoji = require "hd.data.emoji",
+  folder = require "hd.data.folder",
+  idx = require "hd.data.idx",
+  shapes = require "hd.data.shapes",
+}

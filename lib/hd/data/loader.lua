@@ -1,0 +1,61 @@
+-- hd/data/loader.lua: batches of a set. Calls: core (the thread is io/loader.c's), hd.check. Called by: hd.data.set.
+
+local core = require "hd.core"
+local class = require "hd.class"
+local check = require "hd.check"
+
+--- Batches of a set, without end: call it, or use it in a generic `for`.
+---@class hd.data.Batches
+local Batches = class "hd.data.Batches"
+
+---@param set hd.data.Set
+---@param opts? table  see hd.data.Set:batches
+function Batches:init(set, opts)
+  local o = check.options("batches", opts, {
+    { "size", "integer", 32 },
+    { "seed", "integer", 0 },
+    { "flip", "boolean", false },
+    { "shuffle", "boolean", true },
+    { "prefetch", "integer", 2 },
+    { "transform", "callable" },
+  })
+  self.set, self.size, self.seed, self.transform = set, o.size, o.seed, o.transform
+  self.loader = core.loader_new(set.x, set.labels, o.size, o.seed, o.flip, o.shuffle, o.prefetch)
+end
+
+--- Full batches in one epoch.
+function Batches:__len() return #self.set // self.size end
+
+--- The next batch.
+---@return hd.Tensor x  f32 [size, channels, height, width] in [-1,1]
+---@return hd.Tensor? labels  i64 [size]
+function Batches:__call()
+  if self.transform then return self.transform(self.loader:next()) end
+  return self.loader:next()
+end
+
+--- The place in the stream, for a checkpoint.
+---@return {position: integer, seed: integer, size: integer}
+function Batches:state_dict()
+  return { position = self.loader:position(), seed = self.seed, size = self.size }
+end
+
+--- Go to the place that state_dict() gave; the batches that follow are those that followed there.
+---@param state {position: integer, seed: integer, size: integer}
+function Batches:load_state_dict(state)
+  check.arg("batches:load_state_dict", "state", state, "table")
+  for _, key in ipairs { "seed", "size" } do
+    if state[key] ~= self[key] then
+      check.fail("batches:load_state_dict", "the %s differs: got %s, expected %s", key, tostring(state[key]), self[key])
+    end
+  end
+  self.loader:seek(check.arg("batches:load_state_dict", "position", state.position, "integer"))
+  return self
+end
+
+--- Stop the thread and free its buffers; the collector does it too.
+function Batches:close() self.loader:close() end
+
+Batches.__close = Batches.close
+
+return Batches

@@ -1,0 +1,93 @@
+-- hd/data/set.lua: a set of pictures in memory. Calls: core, hd.class, hd.check, hd.data.loader. Called by: hd.data.*.
+
+local core = require "hd.core"
+local class = require "hd.class"
+local check = require "hd.check"
+local Batches = require "hd.data.loader"
+
+--- A set of pictures.
+--- `set.x` holds them as u8 [n, channels, height, width], `set.labels` (i64 [n], counted from 1) their classes, nil
+--- where there are none; `set.classes` the names of the classes where they are known; `set.name` says what it is.
+---@class hd.data.Set
+local Set = class "hd.data.Set"
+
+--- Make a set of tensors of your own.
+---@param x hd.Tensor  u8 [n, channels, height, width]
+---@param labels? hd.Tensor  i64 [n], counted from 1
+---@param fields? table  name, classes and whatever else should be found in the set
+function Set:init(x, labels, fields)
+  check.arg("data.Set", "x", x, "tensor")
+  check.arg("data.Set", "labels", labels, "tensor|nil")
+  if x:dtype() ~= "u8" or x:dim() ~= 4 then
+    check.fail("data.Set", "x is wrong: got %s, expected u8 [n,channels,height,width]", check.show(x))
+  end
+  for key, value in next, fields or {} do self[key] = value end -- order free: separate keys
+  self.x, self.labels = x:contiguous(), labels
+end
+
+function Set:__len() return self.x:size(1) end
+
+function Set:__tostring()
+  return ("%s: %d pictures u8 [%s]"):format(self.name or "set", #self, table.concat(self.x:shape(), ",", 2))
+end
+
+--- One picture.
+---@param i integer  1 to #set; negative counts from the end
+---@return hd.Tensor x  u8 [channels, height, width]
+---@return integer? label
+function Set:get(i)
+  local n = #self
+  local at = check.arg("set:get", "i", i, "integer")
+  if at < 0 then at = n + 1 + at end
+  if at < 1 or at > n then check.fail("set:get", "i is wrong: got %d, expected 1 to %d", i, n) end
+  return self.x[at], self.labels and math.tointeger(self.labels:get(at)) or nil
+end
+
+--- Batches without end, epoch after epoch, made ahead by a thread of their own.
+--- The order depends on (seed, epoch) alone, mirroring on (seed, epoch, picture) alone; the last short batch of an
+--- epoch is dropped.
+---
+---     for x, labels in set:batches { size = 32, flip = true } do ... end
+---
+---@param opts? table  size: pictures in a batch (32); seed (0); flip: mirror half of the pictures (false); shuffle
+---  (true); prefetch: batches made ahead (2; 0: no thread); transform: function (x, labels) -> x, labels that is run on
+---  each batch when it is handed over
+---@return hd.data.Batches
+function Set:batches(opts) return Batches(self, opts) end
+
+--- Some of the pictures, copied into a set of their own.
+---@param indices integer[]|hd.Tensor  1 to #set, in the order wanted
+---@return hd.data.Set
+function Set:subset(indices)
+  check.arg("set:subset", "indices", indices, "table|tensor")
+  local list = check.is_tensor(indices) and indices:totable() or indices
+  for _, i in ipairs(list) do
+    if math.type(i) ~= "integer" or i < 1 or i > #self then
+      check.fail("set:subset", "an index is wrong: got %s, expected 1 to %d", tostring(i), #self)
+    end
+  end
+  if #list == 0 then check.fail("set:subset", "there are no indices") end
+  local fields = {}
+  for key, value in next, self do -- order free: separate keys
+    if key ~= "x" and key ~= "labels" then fields[key] = value end
+  end
+  return Set(core.rows(self.x, list), self.labels and core.rows(self.labels, list), fields)
+end
+
+--- Divide the set in two by chance.
+---@param fraction number  share of the first part, between 0 and 1
+---@param seed? integer  default 0; the same seed gives the same parts
+---@return hd.data.Set first
+---@return hd.data.Set second
+function Set:split(fraction, seed)
+  check.arg("set:split", "fraction", fraction, "number")
+  local n = #self
+  local first = math.floor(fraction * n + 0.5)
+  if first < 1 or first >= n then
+    check.fail("set:split", "fraction is wrong: got %g of %d pictures, expected some for both parts", fraction, n)
+  end
+  local order = core.permutation(n, check.arg("set:split", "seed", seed or 0, "integer"))
+  return self:subset(table.move(order, 1, first, 1, {})), self:subset(table.move(order, first + 1, n, 1, {}))
+end
+
+return Set
