@@ -1,6 +1,7 @@
 // app/main.c: the interpreter. Behaves as lua5.4 for every program that is not about tensors: same options, `arg`
-// table, LUA_INIT, messages and output; hd.core is a preloaded module that nothing touches until it is required. Layer:
-// app. Calls: options.c, library.c, repl.c, strict.c, interrupt.c. Exit codes: 0, 1, 2, 130.
+// table, LUA_INIT, messages and output; hd.core is a preloaded module that nothing touches until it is required.
+// Layer: app. Calls: options.c, library.c, repl.c, strict.c, interrupt.c.
+// Exit codes: 0 done, 1 error in the script, 2 wrong usage, 130 interrupted.
 #include "app/app.h"
 
 #include "app/interrupt.h"
@@ -60,7 +61,6 @@ int hd_call(lua_State *L, int nargs, int nresults) {
 int hd_report(lua_State *L, int status, const char *program) {
     if (status != LUA_OK) {
         const char *message = lua_tostring(L, -1);
-        fflush(stdout);
         if (program)
             fprintf(stderr, "%s: ", program);
         fprintf(stderr, "%s\n", message ? message : "(error message is not a string)");
@@ -97,8 +97,7 @@ static bool run_environment(lua_State *L, hd_app *app) {
     return init[0] == '@' ? run_file(L, app, init + 1) : run_string(L, app, init, name);
 }
 
-// arg[0] is the script (or the program, where there is none), its arguments follow, what came before has negative
-// indices.
+// arg[0] is the script (without one, the program); its arguments follow, what came before has negative indices.
 static void make_arg_table(lua_State *L, const hd_app *app) {
     lua_createtable(L, app->argc - app->options.script, app->options.script);
     for (int i = 0; i < app->argc; i++) {
@@ -242,9 +241,8 @@ static void print_versions(const hd_options *options) {
     printf("instruction set %s\nthreads %d\nSDL %s\n", hd_be()->isa, hd_threads(), SDL_TEXT);
 }
 
-// The last resort against the OpenBLAS trap (DESIGN section 3), where the choice of kernels cannot be corrected in
-// place: the same program once more with the core named. HDLUA_RESTARTED marks the second time, whose children see
-// neither.
+// The last resort where OpenBLAS chose the wrong kernels and cannot be corrected in place (backend/cpu/blas.h): the
+// same program once more with the core named. HDLUA_RESTARTED marks the second time; its children see neither variable.
 static void restart_for_blas(char **argv) {
     static const char core[] = "OPENBLAS_CORETYPE", mark[] = "HDLUA_RESTARTED";
     if (getenv(mark)) {

@@ -119,7 +119,6 @@ static void print_results(lua_State *L) {
     if (rich) {
         hd_report(L, hd_call(L, n, 0), NULL);
     } else if (lua_pcall(L, n, 0, 0) != LUA_OK) {
-        fflush(stdout);
         fprintf(stderr, "error calling 'print' (%s)\n", lua_tostring(L, -1));
     }
 }

@@ -9,7 +9,8 @@
 
 enum { MAX_GLOBALS = 1024 }; // most names searched for the nearest one
 
-// Where the program that hdlua was told to run came from: arg[0], also under an absolute path, is the user's.
+// Is the global used by the user's own code: the script, a module found relative to the current folder, or a chunk that
+// is no file? Upvalues: the script's path, whether what is set at the prompt counts as declared.
 static bool is_users_code(lua_State *L, bool writes) {
     lua_Debug ar;
     if (!lua_getstack(L, 1, &ar) || !lua_getinfo(L, "S", &ar) || *ar.what == 'C')
