@@ -11,30 +11,28 @@
 // Every argument that is not a tensor, for every op: one vocabulary, so that bindings and docs come from the op list.
 // Dimensions are 0-based or negative (from the end) here; bind/ converts the user's 1-based ones.
 typedef struct hd_op_args {
-    int64_t sizes[HD_MAX_DIMS]; // shape, permutation, split sizes
+    int64_t sizes[HD_MAX_DIMS]; // a shape, or a permutation
     int nsizes;
     int64_t dims[HD_MAX_DIMS]; // dimensions to reduce or flip; ndims == 0: all
     int ndims;
     int64_t dim, dim2;
-    int64_t index, start, length, step;
+    int64_t index, start, length;
     int64_t groups;
     int64_t kernel[2], stride[2], padding[2], dilation[2], output_padding[2];
     int64_t pads[2 * HD_MAX_DIMS]; // as PyTorch's F.pad: last dimension first, before and after
     int npads;
-    int64_t size[2]; // of interpolate; HD_UNSET where scale_factor rules
-    double scale_factor[2];
-    double alpha, beta; // scalars: clamp's bounds, scale's factor and shift, exponent
-    double eps, scale;  // scale: of attention, NaN = 1/sqrt(d)
-    double label_smoothing;
-    int mode;       // hd_resize_mode
-    int activation; // hd_activation
-    int reduction;  // 0 mean, 1 sum, 2 none
-    int dtype;      // hd_dtype
-    bool keepdim, align_corners;
-    bool unbiased;
+    int64_t size[2];        // of interpolate; HD_UNSET where scale_factor rules
+    double scale_factor[2]; // NaN: unset
+    double value;           // the number that stands for a tensor operand which is NULL
+    double alpha, beta;     // bounds of clamp, slope of leaky_relu; NaN: unset
+    double eps, scale;      // scale: of attention, NaN = 1 / sqrt(d)
+    int mode;               // hd_resize_mode
+    int activation;         // hd_activation
+    int dtype;              // hd_dtype
+    bool keepdim, align_corners, unbiased;
 } hd_op_args;
 
-// Defaults: strides and dilations 1, paddings 0, groups 1, eps 1e-5, dims HD_UNSET, scale NaN, the rest 0.
+// Defaults: strides, dilations and groups 1, eps 1e-5, unbiased, integers HD_UNSET and numbers NaN where unset has a meaning, the rest 0.
 hd_op_args hd_op_args_default(void);
 
 #define HD_MAX_SAVED 2
@@ -54,8 +52,9 @@ typedef struct hd_op_call {
     const int64_t (*in_shape)[HD_MAX_DIMS]; // backward: shapes and ranks of all inputs, saved or not
     const int *in_ndim;
     const hd_dtype *in_dtype;
-    int aux;          // which unary, binary or reduction this op is
-    bool inplace;     // write into in[0] (elementwise ops only); *out is in[0] retained
+    int aux;      // which unary, binary or reduction this op is
+    int saves;    // starts as op->saves; forward may take bits away that this call does not need
+    bool inplace; // write into in[0] (elementwise ops only); out is then in[0] retained
 } hd_op_call;
 
 enum { HD_SAVE_OUT = 1 << 30, HD_SAVE_ALL = (1 << 30) - 1 }; // bit i: input i is kept for backward

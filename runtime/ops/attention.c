@@ -1,0 +1,87 @@
+// ops/attention.c: scaled dot-product attention, o = softmax(scale * q k^T) v.
+// Layer: ops. Calls: backend attention*. Called by: autograd, bind.
+// q [..,tq,d], k [..,tk,d], v [..,tk,e] -> [..,tq,e]; leading dimensions (at most two: batch, heads) are equal.
+// Saved for backward: the logarithm of each row's softmax denominator, [n,h,tq]. Source: Vaswani et al. 2017; the rows'
+// probabilities are computed again in backward as in Dao et al. 2022, so no tq x tk matrix is kept.
+#include "ops/families.h"
+#include <math.h>
+
+static hd_view as_nhtd(const hd_tensor *x) {
+    hd_view v = hd_tensor_as_view(x);
+    const int lead = 4 - x->ndim;
+    v.ndim = 4;
+    for (int d = 3; d >= 0; d--) {
+        v.shape[d] = d < lead ? 1 : x->shape[d - lead];
+        v.strides[d] = d < lead ? 0 : x->strides[d - lead];
+    }
+    return v;
+}
+
+static hd_status check_qkv(const hd_tensor *q, const hd_tensor *k, const hd_tensor *v) {
+    const char *where = "scaled_dot_product_attention";
+    HD_CHECK(hd_check_float(where, q));
+    HD_CHECK(hd_check_same_dtype(where, q, "key", k));
+    HD_CHECK(hd_check_same_dtype(where, q, "value", v));
+    const int n = q->ndim;
+    bool fits = n >= 2 && n <= 4 && k->ndim == n && v->ndim == n;
+    for (int d = 0; fits && d < n - 2; d++)
+        fits = q->shape[d] == k->shape[d] && q->shape[d] == v->shape[d];
+    fits = fits && q->shape[n - 1] == k->shape[n - 1] && k->shape[n - 2] == v->shape[n - 2];
+    return fits ? HD_OK
+                : hd_fail(HD_ESHAPE, "%s: shapes do not fit: got query %s, key %s, value %s, expected [..,tq,d], [..,tk,d], [..,tk,e]",
+                          where, hd_tensor_text(q), hd_tensor_text(k), hd_tensor_text(v));
+}
+
+static double scale_of(const hd_op_call *c, int64_t d) {
+    return isnan(c->args->scale) ? 1.0 / sqrt((double)d) : c->args->scale;
+}
+
+// Heads come from and go back to channels-last activations, so results keep q's memory order with e for d.
+hd_status hd_attention_forward(hd_op_call *c) {
+    hd_tensor *q = c->in[0], *k = c->in[1], *v = c->in[2];
+    int64_t shape[HD_MAX_DIMS];
+    HD_CHECK(check_qkv(q, k, v));
+    const int n = q->ndim;
+    for (int d = 0; d < n; d++)
+        shape[d] = d == n - 1 ? v->shape[d] : q->shape[d];
+    if (n == 4) { // in memory n, t, h, e: joining the heads again is then a view
+        hd_tensor *o;
+        const int64_t joined[4] = {shape[0], shape[2], shape[1], shape[3]};
+        HD_CHECK(hd_tensor_new(q->dtype, 4, joined, HD_ROW_MAJOR, &o));
+        const hd_status status = hd_do_transposed(o, 1, 2, &c->out);
+        hd_tensor_release(o);
+        HD_CHECK(status);
+    } else {
+        HD_CHECK(hd_tensor_new(q->dtype, n, shape, HD_ROW_MAJOR, &c->out));
+    }
+    const hd_view vq = as_nhtd(q);
+    HD_CHECK(hd_tensor_new(q->dtype, 3, vq.shape, HD_ROW_MAJOR, &c->saved[0]));
+    return hd_be()->attention(&(hd_attention_args){vq, as_nhtd(k), as_nhtd(v), as_nhtd(c->out),
+                                                   hd_tensor_as_view(c->saved[0]), scale_of(c, q->shape[n - 1])});
+}
+
+// In memory n, t, h, d, as the projection that made q, k and v wants them.
+static hd_status new_gradients(hd_op_call *c) {
+    for (int i = 0; i < 3; i++) {
+        hd_tensor *g;
+        const int n = c->in_ndim[i];
+        if (n != 4) {
+            HD_CHECK(hd_tensor_new(c->dout->dtype, n, c->in_shape[i], HD_ROW_MAJOR, &c->din[i]));
+            continue;
+        }
+        const int64_t *s = c->in_shape[i];
+        HD_CHECK(hd_tensor_new(c->dout->dtype, 4, (int64_t[]){s[0], s[2], s[1], s[3]}, HD_ROW_MAJOR, &g));
+        const hd_status status = hd_do_transposed(g, 1, 2, &c->din[i]);
+        hd_tensor_release(g);
+        HD_CHECK(status);
+    }
+    return HD_OK;
+}
+
+hd_status hd_attention_backward(hd_op_call *c) {
+    HD_CHECK(new_gradients(c));
+    return hd_be()->attention_back(&(hd_attention_back_args){
+        as_nhtd(c->in[0]), as_nhtd(c->in[1]), as_nhtd(c->in[2]), as_nhtd(c->out), hd_tensor_as_view(c->saved[0]),
+        as_nhtd(c->dout), as_nhtd(c->din[0]), as_nhtd(c->din[1]), as_nhtd(c->din[2]),
+        scale_of(c, c->in_shape[0][c->in_ndim[0] - 1])});
+}

@@ -1,0 +1,200 @@
+// ops/conv.c: 1-D and 2-D convolution, transposed convolution, and their gradients.
+// Layer: ops. Calls: backend conv, conv_dx, conv_dw. Called by: autograd, bind.
+// Layout: x [n,c,h,w] and weight [k,c/groups,r,s] by shape; in memory activations are channels-last and weights lie as
+// r,s,c,k. 1-D data [n,c,w] goes through the same kernels with h = 1. aux: number of spatial dimensions.
+// Source: cross-correlation as in PyTorch. Transposed convolution is the input gradient of a convolution.
+#include "ops/families.h"
+
+static const char *conv_name(const hd_op_call *c, bool transposed) {
+    if (transposed)
+        return c->aux == 1 ? "conv_transpose1d" : "conv_transpose2d";
+    return c->aux == 1 ? "conv1d" : "conv2d";
+}
+
+// Options of the 2-D kernel; 1-D ones apply to the last dimension.
+static hd_conv_args kernel_args(const hd_op_call *c) {
+    const hd_op_args *a = c->args;
+    hd_conv_args k = {.groups = a->groups};
+    for (int d = 0; d < 2; d++) {
+        const bool used = c->aux == 2 || d == 1;
+        const int from = c->aux == 2 ? d : 0;
+        k.stride[d] = used ? a->stride[from] : 1;
+        k.padding[d] = used ? a->padding[from] : 0;
+        k.dilation[d] = used ? a->dilation[from] : 1;
+    }
+    return k;
+}
+
+static hd_status check_options(const hd_op_call *c, const char *where) {
+    for (int d = 0; d < c->aux; d++)
+        if (c->args->stride[d] < 1 || c->args->padding[d] < 0 || c->args->dilation[d] < 1 || c->args->groups < 1)
+            return hd_fail(HD_EARG, "%s: bad option: got stride %lld, padding %lld, dilation %lld, groups %lld, expected stride, "
+                           "dilation, groups >= 1 and padding >= 0", where, (long long)c->args->stride[d],
+                           (long long)c->args->padding[d], (long long)c->args->dilation[d], (long long)c->args->groups);
+    return HD_OK;
+}
+
+static hd_status check_operands(const hd_op_call *c, const char *where, bool transposed) {
+    const hd_tensor *x = c->in[0], *w = c->in[1], *b = c->in[2];
+    const int64_t groups = c->args->groups;
+    HD_CHECK(hd_check_float(where, x));
+    HD_CHECK(hd_check_ndim(where, "input", x, c->aux + 2));
+    HD_CHECK(hd_check_ndim(where, "weight", w, c->aux + 2));
+    HD_CHECK(hd_check_same_dtype(where, x, "weight", w));
+    HD_CHECK(hd_check_same_dtype(where, x, "bias", b));
+    HD_CHECK(check_options(c, where));
+    const int64_t channels = transposed ? w->shape[0] : w->shape[1] * groups;
+    const int64_t filters = transposed ? w->shape[1] * groups : w->shape[0];
+    if (x->shape[1] != channels)
+        return hd_fail(HD_ESHAPE, "%s: channel count differs: got input %s (%lld channels), expected %lld from weight %s%s",
+                       where, hd_tensor_text(x), (long long)x->shape[1], (long long)channels, hd_tensor_text(w),
+                       groups > 1 ? " and groups" : "");
+    if ((transposed ? channels : filters) % groups != 0)
+        return hd_fail(HD_ESHAPE, "%s: groups do not divide the channels: got weight %s, groups %lld", where,
+                       hd_tensor_text(w), (long long)groups);
+    if (b && (b->ndim != 1 || b->shape[0] != filters))
+        return hd_fail(HD_ESHAPE, "%s: bias differs: got %s, expected [%lld]", where, hd_tensor_text(b), (long long)filters);
+    return HD_OK;
+}
+
+// New [n, channels, spatial...] in channels-last memory.
+static hd_status new_activation(const hd_tensor *x, int64_t channels, const int64_t *spatial, hd_tensor **out) {
+    int64_t shape[4] = {x->shape[0], channels};
+    for (int d = 2; d < x->ndim; d++)
+        shape[d] = spatial[d - 2];
+    return hd_tensor_new(x->dtype, x->ndim, shape, HD_CHANNELS_LAST, out);
+}
+
+// A weight-shaped tensor [k,c,r,s] that lies in memory as r,s,c,k.
+hd_status hd_conv_weight_new(hd_dtype dtype, int ndim, const int64_t *shape, hd_tensor **out) {
+    int64_t step = shape[0] > 0 ? shape[0] : 1, c = shape[1] > 0 ? shape[1] : 1;
+    HD_CHECK(hd_tensor_new(dtype, ndim, shape, HD_ROW_MAJOR, out));
+    (*out)->strides[0] = 1;
+    (*out)->strides[1] = step;
+    step *= c;
+    for (int d = ndim - 1; d >= 2; d--) {
+        (*out)->strides[d] = step;
+        step *= shape[d] > 0 ? shape[d] : 1;
+    }
+    return HD_OK;
+}
+
+// Convolution ------------------------------------------------------------------------
+
+static hd_status conv_extents(const hd_op_call *c, const char *where, int64_t *out) {
+    const hd_tensor *x = c->in[0], *w = c->in[1];
+    const hd_op_args *a = c->args;
+    for (int d = 0; d < c->aux; d++) {
+        const int64_t reach = a->dilation[d] * (w->shape[d + 2] - 1) + 1, room = x->shape[d + 2] + 2 * a->padding[d];
+        if (room < reach || w->shape[d + 2] < 1)
+            return hd_fail(HD_ESHAPE, "%s: kernel is larger than the padded input: got input %s, weight %s, padding %lld",
+                           where, hd_tensor_text(x), hd_tensor_text(w), (long long)a->padding[d]);
+        out[d] = (room - reach) / a->stride[d] + 1;
+    }
+    return HD_OK;
+}
+
+hd_status hd_conv_forward(hd_op_call *c) {
+    const char *where = conv_name(c, false);
+    int64_t extents[2];
+    HD_CHECK(check_operands(c, where, false));
+    HD_CHECK(conv_extents(c, where, extents));
+    HD_CHECK(new_activation(c->in[0], c->in[1]->shape[0], extents, &c->out));
+    c->saves = (c->want[0] ? 2 : 0) | (c->want[1] ? 1 : 0);
+    hd_conv_args k = kernel_args(c);
+    k.x = hd_view_as_2d(c->in[0]);
+    k.w = hd_view_as_2d(c->in[1]);
+    k.b = hd_tensor_as_view(c->in[2]);
+    k.y = hd_view_as_2d(c->out);
+    return hd_be()->conv(&k);
+}
+
+hd_status hd_conv_backward(hd_op_call *c) {
+    hd_conv_args k = kernel_args(c);
+    k.y = hd_view_as_2d(c->dout);
+    if (c->want[0]) {
+        HD_CHECK(hd_tensor_new(c->dout->dtype, c->in_ndim[0], c->in_shape[0], HD_CHANNELS_LAST, &c->din[0]));
+        k.x = hd_view_as_2d(c->din[0]);
+        k.w = hd_view_as_2d(c->in[1]);
+        HD_CHECK(hd_be()->conv_dx(&k));
+    }
+    const bool bias = c->nin > 2 && c->want[2];
+    if (bias)
+        HD_CHECK(hd_tensor_new(c->dout->dtype, 1, c->in_shape[2], HD_ROW_MAJOR, &c->din[2]));
+    if (c->want[1]) {
+        HD_CHECK(hd_conv_weight_new(c->dout->dtype, c->in_ndim[1], c->in_shape[1], &c->din[1]));
+        k.x = hd_view_as_2d(c->in[0]);
+        k.w = hd_view_as_2d(c->din[1]);
+        k.b = hd_tensor_as_view(bias ? c->din[2] : NULL);
+        return hd_be()->conv_dw(&k);
+    }
+    if (bias) { // a trained bias on a frozen weight: the sum over images and positions
+        hd_tensor *sum;
+        const bool reduced[4] = {true, false, true, true};
+        HD_CHECK(hd_do_sum_dims(c->dout, HD_SUM, reduced, false, c->dout->dtype, &sum));
+        hd_tensor_release(c->din[2]);
+        c->din[2] = sum;
+    }
+    return HD_OK;
+}
+
+// Transposed convolution: weight [c, k/groups, r, s]; the convolution whose input gradient it is maps k to c channels ----
+
+static hd_status transposed_extents(const hd_op_call *c, const char *where, int64_t *out) {
+    const hd_op_args *a = c->args;
+    for (int d = 0; d < c->aux; d++) {
+        out[d] = (c->in[0]->shape[d + 2] - 1) * a->stride[d] - 2 * a->padding[d] +
+                 a->dilation[d] * (c->in[1]->shape[d + 2] - 1) + a->output_padding[d] + 1;
+        if (out[d] < 1 || a->output_padding[d] < 0 ||
+            (a->output_padding[d] >= a->stride[d] && a->output_padding[d] >= a->dilation[d]))
+            return hd_fail(HD_ESHAPE, "%s: sizes do not fit: got input %s, weight %s, stride %lld, padding %lld, output_padding %lld",
+                           where, hd_tensor_text(c->in[0]), hd_tensor_text(c->in[1]), (long long)a->stride[d],
+                           (long long)a->padding[d], (long long)a->output_padding[d]);
+    }
+    return HD_OK;
+}
+
+hd_status hd_conv_transpose_forward(hd_op_call *c) {
+    const char *where = conv_name(c, true);
+    int64_t extents[2];
+    HD_CHECK(check_operands(c, where, true));
+    HD_CHECK(transposed_extents(c, where, extents));
+    HD_CHECK(new_activation(c->in[0], c->in[1]->shape[1] * c->args->groups, extents, &c->out));
+    c->saves = (c->want[0] ? 2 : 0) | (c->want[1] ? 1 : 0);
+    hd_conv_args k = kernel_args(c);
+    k.x = hd_view_as_2d(c->out);
+    k.w = hd_view_as_2d(c->in[1]);
+    k.y = hd_view_as_2d(c->in[0]);
+    HD_CHECK(hd_be()->conv_dx(&k));
+    if (!c->in[2])
+        return HD_OK;
+    const hd_view y = hd_tensor_as_view(c->out);
+    hd_view b = hd_tensor_as_view(c->in[2]); // [k] along dimension 2 of 3 or 4
+    b.ndim = c->aux + 1;
+    for (int d = 1; d < b.ndim; d++)
+        b.shape[d] = 1, b.strides[d] = 0;
+    return hd_be()->binary(&(hd_binary_args){HD_ADD, y, hd_view_broadcast(b, y.ndim, y.shape), y});
+}
+
+hd_status hd_conv_transpose_backward(hd_op_call *c) {
+    hd_conv_args k = kernel_args(c);
+    if (c->want[0]) { // forward convolution of dout
+        HD_CHECK(hd_tensor_new(c->dout->dtype, c->in_ndim[0], c->in_shape[0], HD_CHANNELS_LAST, &c->din[0]));
+        k.x = hd_view_as_2d(c->dout);
+        k.w = hd_view_as_2d(c->in[1]);
+        k.y = hd_view_as_2d(c->din[0]);
+        HD_CHECK(hd_be()->conv(&k));
+    }
+    if (c->want[1]) {
+        HD_CHECK(hd_conv_weight_new(c->dout->dtype, c->in_ndim[1], c->in_shape[1], &c->din[1]));
+        k.x = hd_view_as_2d(c->dout);
+        k.w = hd_view_as_2d(c->din[1]);
+        k.y = hd_view_as_2d(c->in[0]);
+        HD_CHECK(hd_be()->conv_dw(&k));
+    }
+    if (c->nin > 2 && c->want[2]) {
+        const bool reduced[4] = {true, false, true, true};
+        return hd_do_sum_dims(c->dout, HD_SUM, reduced, false, c->dout->dtype, &c->din[2]);
+    }
+    return HD_OK;
+}
