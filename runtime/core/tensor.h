@@ -29,6 +29,7 @@ typedef struct hd_tensor {
     int64_t offset;               // in elements
     hd_storage *storage;
     bool requires_grad;     // a leaf that collects a gradient
+    bool is_view;           // made by a view op: in-place changes under gradients are refused
     bool kept;              // parameter, buffer or optimizer state: scopes leave it alone
     struct hd_node *node;   // the op that made it, when it is on the tape
     struct hd_tensor *grad; // of a leaf, after backward

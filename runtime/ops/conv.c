@@ -11,6 +11,8 @@ static const char *conv_name(const hd_op_call *c, bool transposed) {
     return c->aux == 1 ? "conv1d" : "conv2d";
 }
 
+static int64_t stride_of(const hd_op_args *a, int d) { return a->stride[d] == HD_UNSET ? 1 : a->stride[d]; }
+
 // Options of the 2-D kernel; 1-D ones apply to the last dimension.
 static hd_conv_args kernel_args(const hd_op_call *c) {
     const hd_op_args *a = c->args;
@@ -18,7 +20,7 @@ static hd_conv_args kernel_args(const hd_op_call *c) {
     for (int d = 0; d < 2; d++) {
         const bool used = c->aux == 2 || d == 1;
         const int from = c->aux == 2 ? d : 0;
-        k.stride[d] = used ? a->stride[from] : 1;
+        k.stride[d] = used ? stride_of(a, from) : 1;
         k.padding[d] = used ? a->padding[from] : 0;
         k.dilation[d] = used ? a->dilation[from] : 1;
     }
@@ -27,9 +29,9 @@ static hd_conv_args kernel_args(const hd_op_call *c) {
 
 static hd_status check_options(const hd_op_call *c, const char *where) {
     for (int d = 0; d < c->aux; d++)
-        if (c->args->stride[d] < 1 || c->args->padding[d] < 0 || c->args->dilation[d] < 1 || c->args->groups < 1)
+        if (stride_of(c->args, d) < 1 || c->args->padding[d] < 0 || c->args->dilation[d] < 1 || c->args->groups < 1)
             return hd_fail(HD_EARG, "%s: bad option: got stride %lld, padding %lld, dilation %lld, groups %lld, expected stride, "
-                           "dilation, groups >= 1 and padding >= 0", where, (long long)c->args->stride[d],
+                           "dilation, groups >= 1 and padding >= 0", where, (long long)stride_of(c->args, d),
                            (long long)c->args->padding[d], (long long)c->args->dilation[d], (long long)c->args->groups);
     return HD_OK;
 }
@@ -89,7 +91,7 @@ static hd_status conv_extents(const hd_op_call *c, const char *where, int64_t *o
         if (room < reach || w->shape[d + 2] < 1)
             return hd_fail(HD_ESHAPE, "%s: kernel is larger than the padded input: got input %s, weight %s, padding %lld",
                            where, hd_tensor_text(x), hd_tensor_text(w), (long long)a->padding[d]);
-        out[d] = (room - reach) / a->stride[d] + 1;
+        out[d] = (room - reach) / stride_of(a, d) + 1;
     }
     return HD_OK;
 }
@@ -143,12 +145,12 @@ hd_status hd_conv_backward(hd_op_call *c) {
 static hd_status transposed_extents(const hd_op_call *c, const char *where, int64_t *out) {
     const hd_op_args *a = c->args;
     for (int d = 0; d < c->aux; d++) {
-        out[d] = (c->in[0]->shape[d + 2] - 1) * a->stride[d] - 2 * a->padding[d] +
+        out[d] = (c->in[0]->shape[d + 2] - 1) * stride_of(a, d) - 2 * a->padding[d] +
                  a->dilation[d] * (c->in[1]->shape[d + 2] - 1) + a->output_padding[d] + 1;
         if (out[d] < 1 || a->output_padding[d] < 0 ||
-            (a->output_padding[d] >= a->stride[d] && a->output_padding[d] >= a->dilation[d]))
+            (a->output_padding[d] >= stride_of(a, d) && a->output_padding[d] >= a->dilation[d]))
             return hd_fail(HD_ESHAPE, "%s: sizes do not fit: got input %s, weight %s, stride %lld, padding %lld, output_padding %lld",
-                           where, hd_tensor_text(c->in[0]), hd_tensor_text(c->in[1]), (long long)a->stride[d],
+                           where, hd_tensor_text(c->in[0]), hd_tensor_text(c->in[1]), (long long)stride_of(a, d),
                            (long long)a->padding[d], (long long)a->output_padding[d]);
     }
     return HD_OK;

@@ -32,7 +32,7 @@ typedef struct hd_op_args {
     bool keepdim, align_corners, unbiased;
 } hd_op_args;
 
-// Defaults: strides, dilations and groups 1, eps 1e-5, unbiased, integers HD_UNSET and numbers NaN where unset has a meaning, the rest 0.
+// Defaults: dilations and groups 1, eps 1e-5, unbiased, strides HD_UNSET, other integers HD_UNSET and numbers NaN where unset has a meaning.
 hd_op_args hd_op_args_default(void);
 
 #define HD_MAX_SAVED 2
@@ -62,6 +62,7 @@ enum { HD_SAVE_OUT = 1 << 30, HD_SAVE_ALL = (1 << 30) - 1 }; // bit i: input i i
 typedef struct hd_op {
     const char *name;
     const char *params; // signature, see op_list.def
+    const char *forms;
     const char *doc;
     hd_status (*forward)(hd_op_call *);
     hd_status (*backward)(hd_op_call *); // NULL: not differentiable

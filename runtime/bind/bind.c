@@ -1,0 +1,275 @@
+// bind/bind.c: checking arguments, pushing tensors, raising errors, and when to collect.
+// Layer: bind. Stack effects are written as in the Lua manual: [-pops, +pushes, raises].
+#include "bind/bind.h"
+#include "core/alloc.h"
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+// Keys of the registry, by address.
+static const char box_cache; // weak-valued: tensor address -> box
+
+// Arguments ------------------------------------------------------------------------
+
+typedef struct {
+    hd_tensor *tensor; // NULL: not filled yet, or released
+} box;
+
+hd_tensor *hd_test_tensor(lua_State *L, int arg) {
+    const box *b = luaL_testudata(L, arg, HD_TENSOR_NAME);
+    if (b && !b->tensor) {
+        lua_getiuservalue(L, arg, 1);
+        const char *scope = lua_tostring(L, -1);
+        hd_raisef(L, "tensor: this tensor was released%s%s", scope ? " at the end of the scope opened at " : "",
+                  scope ? scope : "");
+    }
+    return b ? b->tensor : NULL;
+}
+
+hd_tensor *hd_check_tensor(lua_State *L, int arg) {
+    hd_tensor *t = hd_test_tensor(L, arg);
+    if (!t)
+        hd_raisef(L, "argument %d: wrong type: got %s, expected a tensor", arg, luaL_typename(L, arg));
+    return t;
+}
+
+int64_t hd_check_int(lua_State *L, int arg) {
+    int exact = 0;
+    const lua_Integer i = lua_type(L, arg) == LUA_TNUMBER ? lua_tointegerx(L, arg, &exact) : 0;
+    if (exact)
+        return i;
+    if (lua_type(L, arg) == LUA_TNUMBER)
+        return hd_raisef(L, "argument %d: not an integer: got %f", arg, lua_tonumber(L, arg));
+    return hd_raisef(L, "argument %d: wrong type: got %s, expected an integer", arg, luaL_typename(L, arg));
+}
+
+int64_t hd_check_dim(lua_State *L, int arg) {
+    const int64_t d = hd_check_int(L, arg);
+    if (d == 0)
+        hd_raisef(L, "argument %d: dimensions count from 1 (or -1 for the last): got 0", arg);
+    return d > 0 ? d - 1 : d;
+}
+
+hd_dtype hd_check_dtype(lua_State *L, int arg) {
+    static const struct {
+        const char *name;
+        hd_dtype dtype;
+    } others[] = {{"float32", HD_F32}, {"float", HD_F32}, {"float64", HD_F64}, {"double", HD_F64}, {"int64", HD_I64},
+                  {"long", HD_I64},    {"int32", HD_I32}, {"int", HD_I32},     {"uint8", HD_U8},   {"byte", HD_U8}};
+    const char *name = lua_type(L, arg) == LUA_TSTRING ? lua_tostring(L, arg) : luaL_typename(L, arg);
+    for (int t = 0; t < HD_DTYPE_COUNT; t++)
+        if (strcmp(name, hd_dtype_name((hd_dtype)t)) == 0)
+            return (hd_dtype)t;
+    for (size_t i = 0; i < sizeof others / sizeof *others; i++)
+        if (strcmp(name, others[i].name) == 0)
+            return others[i].dtype;
+    return (hd_dtype)hd_raisef(L, "dtype: unknown element type: got '%s', expected f32, f64, i64, i32, u8 or bool", name);
+}
+
+// Results ----------------------------------------------------------------------------
+
+hd_tensor **hd_push_box(lua_State *L) {
+    box *b = lua_newuserdatauv(L, sizeof *b, 1);
+    b->tensor = NULL;
+    luaL_setmetatable(L, HD_TENSOR_NAME);
+    return &b->tensor;
+}
+
+int hd_box_done(lua_State *L) {
+    const box *b = lua_touserdata(L, -1);
+    lua_rawgetp(L, LUA_REGISTRYINDEX, &box_cache);
+    lua_pushvalue(L, -2);
+    lua_rawsetp(L, -2, b->tensor);
+    lua_pop(L, 1);
+    hd_scope_add(L);
+    return 1;
+}
+
+void hd_push_tensor(lua_State *L, hd_tensor *x) {
+    lua_rawgetp(L, LUA_REGISTRYINDEX, &box_cache);
+    lua_rawgetp(L, -1, x);
+    lua_remove(L, -2);
+    if (!lua_isnil(L, -1))
+        return;
+    lua_pop(L, 1);
+    *hd_push_box(L) = hd_tensor_retain(x);
+    hd_box_done(L);
+}
+
+void hd_box_release(lua_State *L, int index) {
+    box *b = lua_touserdata(L, index);
+    if (!b->tensor)
+        return;
+    hd_tensor *t = b->tensor;
+    b->tensor = NULL;
+    lua_rawgetp(L, LUA_REGISTRYINDEX, &box_cache);
+    lua_pushnil(L);
+    lua_rawsetp(L, -2, t);
+    lua_pop(L, 1);
+    hd_tensor_release(t);
+}
+
+// As hd_box_release, for __gc: the cache has let the box go already.
+int hd_box_collect(lua_State *L) {
+    box *b = lua_touserdata(L, 1);
+    hd_tensor_release(b->tensor);
+    b->tensor = NULL;
+    return 0;
+}
+
+void hd_bind_boxes(lua_State *L) {
+    lua_newtable(L);
+    lua_createtable(L, 0, 1);
+    lua_pushliteral(L, "v");
+    lua_setfield(L, -2, "__mode");
+    lua_setmetatable(L, -2);
+    lua_rawsetp(L, LUA_REGISTRYINDEX, &box_cache);
+}
+
+// Collecting ------------------------------------------------------------------------
+// Lua sees 16 bytes of a tensor, not its megabytes. A full collection runs when live native bytes have grown by a quarter
+// and by 32 MiB, or by eight times Lua's own heap, since the last one: then its cost, which grows with Lua's heap, stays
+// small beside the work that allocated so much.
+
+static size_t collect_above = (size_t)32 << 20;
+
+void hd_collect(lua_State *L) {
+    hd_memory_info info;
+    lua_gc(L, LUA_GCCOLLECT);
+    hd_memory(&info);
+    const size_t heap = (size_t)lua_gc(L, LUA_GCCOUNT) * 1024, least = (size_t)32 << 20;
+    collect_above = info.live + info.live / 4 + (8 * heap > least ? 8 * heap : least);
+}
+
+void hd_collect_if_due(lua_State *L) {
+    hd_memory_info info;
+    hd_memory(&info);
+    if (info.live > collect_above)
+        hd_collect(L);
+}
+
+// Errors ----------------------------------------------------------------------------
+
+// True when the frame belongs to a user's script: Lua code outside hdlua's own library folder.
+static bool is_user_frame(lua_State *L, lua_Debug *ar) {
+    if (lua_getinfo(L, "Sl", ar) == 0 || *ar->what == 'C')
+        return false;
+    lua_getfield(L, LUA_REGISTRYINDEX, "hd.libdir");
+    const char *lib = lua_tostring(L, -1);
+    const bool own = lib && ar->source[0] == '@' && strncmp(ar->source + 1, lib, strlen(lib)) == 0;
+    lua_pop(L, 1);
+    return !own;
+}
+
+static void push_where(lua_State *L) {
+    lua_Debug ar;
+    for (int level = 0; lua_getstack(L, level, &ar); level++) {
+        if (!is_user_frame(L, &ar) || ar.currentline <= 0)
+            continue;
+        lua_pushfstring(L, "%s:%d: ", ar.short_src, ar.currentline);
+        return;
+    }
+    lua_pushliteral(L, "");
+}
+
+// The path of the layers that are running, "unet.down[2].conv1: ", or "". lib/hd/nn/module.lua registers the function
+// through which every layer is called, and one that describes a list of layers (core.set_module_call).
+static void push_layer_path(lua_State *L) {
+    lua_Debug ar;
+    int n = 0;
+    const int top = lua_gettop(L);
+    lua_newtable(L);
+    lua_getfield(L, LUA_REGISTRYINDEX, "hd.module_call");
+    for (int level = 0; !lua_isnil(L, -1) && lua_getstack(L, level, &ar); level++) {
+        lua_getinfo(L, "f", &ar);
+        const bool is_call = lua_rawequal(L, -1, -2);
+        lua_pop(L, 1);
+        if (is_call && lua_getlocal(L, &ar, 1))
+            lua_rawseti(L, top + 1, ++n);
+    }
+    lua_getfield(L, LUA_REGISTRYINDEX, "hd.module_describe");
+    if (n == 0 || lua_isnil(L, -1)) {
+        lua_settop(L, top);
+        lua_pushliteral(L, "");
+        return;
+    }
+    lua_pushvalue(L, top + 1);
+    if (lua_pcall(L, 1, 1, 0) != LUA_OK || lua_type(L, -1) != LUA_TSTRING) {
+        lua_settop(L, top);
+        lua_pushliteral(L, "");
+        return;
+    }
+    lua_pushliteral(L, ": ");
+    lua_concat(L, 2);
+    lua_replace(L, top + 1);
+    lua_settop(L, top + 1);
+}
+
+int hd_raise_text(lua_State *L, const char *text) {
+    luaL_checkstack(L, 20, NULL);
+    push_where(L);
+    push_layer_path(L);
+    lua_pushstring(L, text);
+    lua_concat(L, 3);
+    return lua_error(L);
+}
+
+int hd_raise(lua_State *L) { return hd_raise_text(L, hd_message()); }
+
+int hd_raisef(lua_State *L, const char *format, ...) {
+    char text[1024];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(text, sizeof text, format, args);
+    va_end(args);
+    return hd_raise_text(L, text);
+}
+
+int hd_return_failure(lua_State *L) {
+    lua_pushnil(L);
+    lua_pushstring(L, hd_message());
+    return 2;
+}
+
+// Nearest words, for "did you mean" ---------------------------------------------------
+
+static int smaller(int a, int b) { return a < b ? a : b; }
+
+int hd_edit_distance(const char *a, const char *b) { // Levenshtein's, words up to 63 letters
+    int row[64];
+    const int n = (int)strlen(a), m = (int)strlen(b);
+    if (n > 63 || m > 63)
+        return 64;
+    for (int j = 0; j <= m; j++)
+        row[j] = j;
+    for (int i = 1; i <= n; i++) {
+        int diagonal = row[0];
+        row[0] = i;
+        for (int j = 1; j <= m; j++) {
+            const int above = row[j];
+            row[j] = smaller(smaller(above, row[j - 1]) + 1, diagonal + (a[i - 1] != b[j - 1]));
+            diagonal = above;
+        }
+    }
+    return row[m];
+}
+
+// hd.core ------------------------------------------------------------------------------
+
+int luaopen_hd_core(lua_State *L) {
+    hd_bind_boxes(L);
+    lua_newtable(L);
+    hd_bind_scope(L);
+    hd_bind_tensor(L);
+    hd_bind_ops(L);
+    hd_bind_autograd(L);
+    hd_bind_random(L);
+    hd_bind_create(L);
+    hd_bind_optim(L);
+    hd_bind_sys(L);
+    hd_bind_interrupt(L);
+    hd_bind_io(L);
+    hd_bind_data(L);
+    hd_bind_preview(L);
+    return 1;
+}
