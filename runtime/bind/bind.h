@@ -37,8 +37,24 @@ int hd_raise(lua_State *L);                               // with hd_message()
 int hd_raisef(lua_State *L, const char *format, ...) __attribute__((format(printf, 2, 3)));
 int hd_return_failure(lua_State *L);                      // nil, hd_message()
 
+int hd_raise_text(lua_State *L, const char *text);
+int hd_edit_distance(const char *a, const char *b);       // Levenshtein's, for "did you mean"; 64 for long words
+
+// Between the files of bind/ -------------------------------------------------
+struct hd_op;
+struct hd_op_args;
+// Run an op, push its result: collects if due, retries once after collecting when memory runs out. [-0, +1, raises]
+int hd_apply(lua_State *L, const struct hd_op *op, int nin, hd_tensor **in, const struct hd_op_args *args);
+void hd_collect(lua_State *L);                            // a full collection, now
+void hd_box_release(lua_State *L, int index);             // let a box's tensor go
+int hd_box_collect(lua_State *L);                         // its __gc
+void hd_scope_add(lua_State *L);                          // the box on top belongs to the open scope, if any
+
 // Each file of bind/ adds its functions to the table hd.core on top of the stack. [-0, +0, raises]
+void hd_bind_boxes(lua_State *L);
+void hd_bind_scope(lua_State *L);
 void hd_bind_tensor(lua_State *L);
+void hd_bind_create(lua_State *L);
 void hd_bind_ops(lua_State *L);
 void hd_bind_autograd(lua_State *L);
 void hd_bind_optim(lua_State *L);

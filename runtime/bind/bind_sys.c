@@ -1,0 +1,86 @@
+// bind/bind_sys.c: back end, threads, clock, memory, and what the Lua library needs from C: errors at the user's line.
+// Layer: bind.
+#include "bind/bind.h"
+#include "backend/backend.h"
+#include "core/alloc.h"
+#include "core/threads.h"
+#include <time.h>
+
+// hd.backend(name) -> name: with "cpu" or "ref" choose the back end; tells the one in use
+static int l_backend(lua_State *L) {
+    if (!lua_isnoneornil(L, 1) && hd_backend_select(luaL_checkstring(L, 1)) != HD_OK)
+        return hd_raise(L);
+    lua_pushstring(L, hd_be()->name);
+    lua_pushstring(L, hd_be()->isa);
+    return 2;
+}
+
+// hd.threads(n) -> n: with a number set the threads that compute; tells how many
+static int l_threads(lua_State *L) {
+    if (!lua_isnoneornil(L, 1))
+        hd_set_threads((int)hd_check_int(L, 1));
+    lua_pushinteger(L, hd_threads());
+    return 1;
+}
+
+// hd.clock() -> seconds: monotonic wall clock
+static int l_clock(lua_State *L) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    lua_pushnumber(L, (double)now.tv_sec + 1e-9 * (double)now.tv_nsec);
+    return 1;
+}
+
+// hd.memory() -> {live, cached, peak, allocations}: bytes of native memory held by tensors, waiting for reuse, highest; blocks handed out
+static int l_memory(lua_State *L) {
+    hd_memory_info info;
+    hd_memory(&info);
+    lua_createtable(L, 0, 4);
+    const struct { const char *name; size_t value; } fields[] = {
+        {"live", info.live}, {"cached", info.cached}, {"peak", info.peak}, {"allocations", info.allocations}};
+    for (size_t i = 0; i < sizeof fields / sizeof *fields; i++) {
+        lua_pushinteger(L, (lua_Integer)fields[i].value);
+        lua_setfield(L, -2, fields[i].name);
+    }
+    return 1;
+}
+
+// core.raise(message): misuse, reported at the user's line
+static int l_raise(lua_State *L) { return hd_raise_text(L, luaL_checkstring(L, 1)); }
+
+// core.set_module_call(call, describe): call is the function every layer runs through; describe(list) tells their path
+static int l_set_module_call(lua_State *L) {
+    lua_settop(L, 2);
+    lua_setfield(L, LUA_REGISTRYINDEX, "hd.module_describe");
+    lua_setfield(L, LUA_REGISTRYINDEX, "hd.module_call");
+    return 0;
+}
+
+// core.keep(x) -> x: scopes leave this tensor alone (parameters, buffers, optimizer state)
+static int l_keep(lua_State *L) {
+    hd_check_tensor(L, 1)->kept = true;
+    lua_settop(L, 1);
+    return 1;
+}
+
+// core.edit_distance(a, b) -> integer: Levenshtein's distance of two words
+static int l_edit_distance(lua_State *L) {
+    lua_pushinteger(L, hd_edit_distance(luaL_checkstring(L, 1), luaL_checkstring(L, 2)));
+    return 1;
+}
+
+void hd_bind_sys(lua_State *L) {
+    static const luaL_Reg functions[] = {
+        {"backend", l_backend}, {"threads", l_threads}, {"clock", l_clock}, {"memory", l_memory}, {"raise", l_raise},
+        {"set_module_call", l_set_module_call}, {"keep", l_keep}, {"edit_distance", l_edit_distance}, {NULL, NULL}};
+    luaL_setfuncs(L, functions, 0);
+    if (lua_getfield(L, LUA_REGISTRYINDEX, "hd.options") == LUA_TNIL) { // not run by hdlua's main
+        lua_pop(L, 1);
+        lua_newtable(L);
+    }
+    lua_setfield(L, -2, "options");
+    lua_pushinteger(L, hd_cores());
+    lua_setfield(L, -2, "cores");
+    lua_pushliteral(L, HD_VERSION);
+    lua_setfield(L, -2, "version");
+}
