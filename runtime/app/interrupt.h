@@ -1,5 +1,4 @@
-// app/interrupt.h: Ctrl-C while Lua code runs, as lua5.4 does it, until the script claims the signals
-// (core/interrupt.h).
+// app/interrupt.h: Ctrl-C while Lua code runs, as lua5.4 does it, until a script claims it (core/interrupt.h).
 #ifndef HD_APP_INTERRUPT_H
 #define HD_APP_INTERRUPT_H
 

@@ -1,6 +1,6 @@
 // app/library.c: hdlua's own library, as seen from a plain interpreter: where its Lua files are, how `require` finds
-// them, what the command line tells it. Nothing of it runs before a program requires "hd" or a part of it. Layer: app.
-// Called by: main.c. Calls: bind (luaopen_hd_core), core.
+// them, what the command line tells it. Nothing of it runs before a program requires "hd" or a part of it.
+// Layer: app. Called by: main.c. Calls: bind (luaopen_hd_core), core.
 #include "app/app.h"
 
 #include "bind/bind.h"
