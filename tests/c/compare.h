@@ -61,11 +61,12 @@ typedef enum {
 } numbers;
 
 // Largest relative L2 error for f32 and f64. An output whose root mean square is below `least` is held to the error of
-// one of that size: for differences that cancel and leave rounding alone.
+// one of that size: for sums that may cancel and leave rounding alone.
 typedef struct {
     double f32, f64, least;
 } limits;
-static const limits EXACT = {0, 0, 0}, FORWARD = {5e-7, 1e-13, 0}, GRADIENT = {2e-6, 1e-13, 0};
+static const limits EXACT = {0, 0, 0}, FORWARD = {5e-7, 1e-13, 0}, GRADIENT = {2e-6, 1e-13, 0},
+                    UPDATE = {5e-7, 1e-13, 1};
 
 enum { MAX_BLOCKS = 16, GUARD = 16 };
 

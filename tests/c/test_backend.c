@@ -535,7 +535,7 @@ static void test_adam_steps_agree_in_both_forms(void **state) {
                                       .grad_scale = 0.5,
                                       .step = 1 + 10 * s,
                                       .decoupled = form == 3};
-                    CHECK(adam, a, FORWARD, a.p, a.m, a.v);
+                    CHECK(adam, a, UPDATE, a.p, a.m, a.v);
                 }
 }
 
@@ -556,7 +556,7 @@ static void test_sgd_steps_agree_with_and_without_momentum(void **state) {
                                      .nesterov = form == 2};
                     if (form > 0)
                         a.m = make(float_types[type], how, ANY, sh);
-                    CHECK(sgd, a, FORWARD, a.p, a.m);
+                    CHECK(sgd, a, UPDATE, a.p, a.m);
                 }
 }
 
@@ -569,7 +569,7 @@ static void test_lerp_moves_towards_b(void **state) {
                 begin("%s", layout_names[how]);
                 hd_lerp_args a = {make(float_types[type], how, ANY, sh),
                                   make(float_types[type], (how + 1) % INPUT_LAYOUTS, ANY, sh), 0.0003};
-                CHECK(lerp, a, FORWARD, a.a);
+                CHECK(lerp, a, UPDATE, a.a);
             }
 }
 
