@@ -26,7 +26,9 @@ static hd_line read_plain(const char *prompt, char **line) {
         return HD_LINE_END;
     }
     (*line)[strcspn(*line, "\n")] = '\0';
-    puts(*line);
+    if (*prompt || **line)
+        puts(*line);
+    fflush(stdout);
     return HD_LINE_READ;
 }
 
@@ -141,7 +143,9 @@ static void predefine(lua_State *L) {
     lua_pushcfunction(L, l_load_library);
     int status = lua_pcall(L, 0, 1, 0);
     if (status != LUA_OK) {
-        hd_report(L, status, "hdlua: the prompt knows Lua only");
+        if (terminal)
+            hd_report(L, status, "hdlua: the prompt knows Lua only");
+        lua_settop(L, 0);
         return;
     }
     lua_pushglobaltable(L);
