@@ -116,6 +116,7 @@ typedef struct {
     int64_t in_stride, out_stride, group_stride; // of the weights: along in, along outs, from group to group
     int64_t groups;
     const float *bias; // dense, or NULL
+    bool dots;         // few outputs: inner products along the channels instead of tiles
     // Set by shift_run:
     conv_blocks blocks;
     cpu_segment *segments;
@@ -125,7 +126,10 @@ typedef struct {
 
 static hd_status no_memory(void) { return hd_fail(HD_ENOMEM, "conv: no memory for the workspace"); }
 
+// Of the packed weights of one group: panels, or [outs, taps * in] for inner products.
 static size_t group_floats(const shift *s) {
+    if (s->dots)
+        return (size_t)(s->taps[0] * s->taps[1] * s->in * s->outs);
     return cpu_panel_bytes(s->taps[0] * s->taps[1] * s->in, s->outs) / sizeof(float);
 }
 
@@ -139,6 +143,19 @@ static void pack_weights(const shift *s, int64_t group, int64_t panel) {
         for (int64_t j = 0; j < s->taps[1]; j++, dst += s->in * width)
             cpu_pack_rows(dst, width, src + s->kernel[0][i] * w->strides[2] + s->kernel[1][j] * w->strides[3], s->in,
                           cpu_min(width, s->outs - col), s->in_stride, s->out_stride);
+}
+
+static void pack_weights_dots(const shift *s, int64_t group) {
+    const hd_view *w = s->weights;
+    const int64_t taps = s->taps[0] * s->taps[1];
+    float *dst = s->packed + (size_t)group * group_floats(s);
+    for (int64_t k = 0; k < s->outs; k++)
+        for (int64_t t = 0; t < taps; t++, dst += s->in)
+            cpu_pack_rows(dst, 1,
+                          (const float *)w->data + group * s->group_stride + k * s->out_stride +
+                              s->kernel[0][t / s->taps[1]] * w->strides[2] +
+                              s->kernel[1][t % s->taps[1]] * w->strides[3],
+                          s->in, 1, s->in_stride, 1);
 }
 
 // Where the taps lie relative to a row's start; neighbours in memory become one segment.
@@ -186,7 +203,10 @@ static void shift_block(const shift *s, const conv_block *block, int64_t first, 
                                .c_row = c_row,
                                .c_step = out->strides[1],
                                .bias = s->bias ? s->bias + g * s->outs : NULL};
-        cpu_product_run(&p, first, last);
+        if (s->dots)
+            cpu_dots_run(&p);
+        else
+            cpu_product_run(&p, first, last);
     }
 }
 
@@ -217,6 +237,7 @@ static hd_status shift_run(shift *s) {
         s->window.first[d] = s->taps[d] > 0 ? s->tap[d][0] : 0;
         s->window.last[d] = s->taps[d] > 0 ? s->tap[d][s->taps[d] - 1] : 0;
     }
+    s->dots = s->outs <= CPU_DOTS && s->in % VF_LANES == 0;
     // A window of about 128 KiB stays in the second-level cache while the panels of the weights pass by.
     s->blocks = conv_blocks_cut(s->window.source->shape[0], s->grid[0], s->grid[1],
                                 cpu_max(128, cpu_min(512, 32768 / cpu_max(1, channels))));
@@ -226,8 +247,12 @@ static hd_status shift_run(shift *s) {
     hd_status status = HD_OK;
     if (s->packed && s->segments) {
         set_segments(s);
-        CPU_PARALLEL_FOR(i, s->groups * panels)
-        pack_weights(s, i / panels, i % panels);
+        CPU_PARALLEL_FOR(i, s->groups * panels) {
+            if (s->dots)
+                pack_weights_dots(s, i);
+            else
+                pack_weights(s, i / panels, i % panels);
+        }
         status = shift_tasks(s);
     } else {
         status = no_memory();

@@ -8,6 +8,7 @@
 #include "backend/cpu/gemm.h"
 
 #include "backend/cpu/blas.h"
+#include "backend/cpu/simd.h"
 
 #include <cblas.h>
 #include <limits.h>
@@ -75,7 +76,8 @@ typedef struct {
 
 TILES_6(1)
 TILE(7, 1)
-TILE(8, 1) TILES_6(2)
+TILE(8, 1)
+TILES_6(2)
 #if VF_LANES == 16
     TILES_6(3) TILES_6(4)
 #endif
@@ -216,6 +218,51 @@ void cpu_product_run(const cpu_product *p, int64_t first, int64_t last) {
     for (int64_t panel = first; panel < last; panel++)
         if (!hd_gemm_uses_blas() || !blas_panel(p, panel))
             run_panel(p, panel);
+}
+
+// Inner products -----------------------------------------------------------------------------------------------------
+
+// sums[i * COLS + j] = inner product of row i of a with row j of b^T (ld floats apart), over all segments.
+#define DOTS(ROWS, COLS)                                                                                               \
+    static void dots_##ROWS##x##COLS(const cpu_product *p, int64_t first, float *sums) {                               \
+        vf sum[ROWS][COLS];                                                                                            \
+        const float *a[ROWS], *b = p->b->data;                                                                         \
+        const int64_t ld = p->b->k;                                                                                    \
+        UNROLL for (int i = 0; i < ROWS; i++) {                                                                        \
+            a[i] = p->a + p->a_row[first + i];                                                                         \
+            UNROLL for (int j = 0; j < COLS; j++) sum[i][j] = (vf){0};                                                 \
+        }                                                                                                              \
+        for (int64_t s = 0; s < p->segment_count; s++) {                                                               \
+            const int64_t end = p->segments[s].offset + p->segments[s].length;                                         \
+            for (int64_t q = p->segments[s].offset; q < end; q += VF_LANES, b += VF_LANES) {                           \
+                vf column[COLS];                                                                                       \
+                UNROLL for (int j = 0; j < COLS; j++) column[j] = vf_load(b + j * ld);                                 \
+                UNROLL for (int i = 0; i < ROWS; i++) {                                                                \
+                    const vf row = vf_load(a[i] + q);                                                                  \
+                    UNROLL for (int j = 0; j < COLS; j++) sum[i][j] += row * column[j];                                \
+                }                                                                                                      \
+            }                                                                                                          \
+        }                                                                                                              \
+        UNROLL for (int i = 0; i < ROWS; i++) UNROLL for (int j = 0; j < COLS; j++) sums[i * COLS + j] =               \
+            vf_sum(sum[i][j]);                                                                                         \
+    }
+DOTS(1, 1)
+DOTS(1, 2) DOTS(1, 3) DOTS(1, 4) DOTS(4, 1) DOTS(4, 2) DOTS(4, 3) DOTS(4, 4)
+
+    void cpu_dots_run(const cpu_product *p) {
+    static void (*const one[])(const cpu_product *, int64_t, float *) = {dots_1x1, dots_1x2, dots_1x3, dots_1x4};
+    static void (*const four[])(const cpu_product *, int64_t, float *) = {dots_4x1, dots_4x2, dots_4x3, dots_4x4};
+    const int64_t n = p->b->n;
+    float sums[16];
+    for (int64_t row = 0, rows; row < p->rows; row += rows) {
+        rows = p->rows - row >= 4 ? 4 : 1;
+        (rows == 4 ? four : one)[n - 1](p, row, sums);
+        for (int64_t i = 0; i < rows; i++)
+            for (int64_t j = 0; j < n; j++) {
+                float *c = p->c + p->c_row[row + i] + j * p->c_step;
+                *c = (p->add ? *c : 0.0f) + (sums[i * n + j] + (p->bias ? p->bias[j] : 0.0f));
+            }
+    }
 }
 
 // Packing ------------------------------------------------------------------------------------------------------------

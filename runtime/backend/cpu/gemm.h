@@ -43,6 +43,7 @@ typedef struct {
 } cpu_product;
 
 #define cpu_product_run CPU_NAME(cpu_product_run)
+#define cpu_dots_run CPU_NAME(cpu_dots_run)
 #define cpu_pack_rows CPU_NAME(cpu_pack_rows)
 #define cpu_pack CPU_NAME(cpu_pack)
 
@@ -62,6 +63,11 @@ static inline size_t cpu_panel_bytes(int64_t k, int64_t n) {
 
 // Run panels first..last-1 of a product. One thread; allocates nothing.
 void cpu_product_run(const cpu_product *p, int64_t first, int64_t last);
+
+// The same for few columns (n <= CPU_DOTS) as inner products, vectors running along k: a tile would leave most lanes
+// idle. b->data is b^T here, [n,k] without gaps; a_step must be 1 and every segment a multiple of VF_LANES long.
+#define CPU_DOTS (VF_LANES == 16 ? 4 : VF_LANES == 8 ? 3 : 0)
+void cpu_dots_run(const cpu_product *p);
 
 // dst[rows, width] = src[rows, cols] with the given strides, zeros in columns cols..width-1.
 void cpu_pack_rows(float *dst, int64_t width, const float *src, int64_t rows, int64_t cols, int64_t row_stride,
