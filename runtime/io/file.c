@@ -315,7 +315,7 @@ static hd_status keep(hd_writer *w) {
                 status = failed(w, "keeping the previous file");
                 unlink(link_name);
             }
-        } else if (SYS(rename(w->path, prev)) != 0) {
+        } else if ((errno != EPERM && errno != EOPNOTSUPP && errno != ENOSYS) || SYS(rename(w->path, prev)) != 0) {
             status = failed(w, "keeping the previous file");
         }
     }
