@@ -4,6 +4,7 @@
 // dw[(r,s,c), k] = sum over output pixels of x[pixel's source at tap (r,s), c] * dy[pixel, k]: one long product whose
 // rows are the taps' channels (overlapping windows of padded x, k running over pixels) and whose B is dy. It is taken
 // in chunks of pixels that stay in the cache.
+// With few outputs the product is turned round (dw^T = dy^T x), so that vectors run along the channels of x.
 // Threads: the chunks are dealt to `parts` partial sums and, where those are few, the rows of dw to `splits`; both
 // numbers depend on the shapes alone. The partial sums are added pairwise, always in the same tree.
 #include "backend/cpu/conv.h"
@@ -22,6 +23,7 @@ typedef struct {
     int64_t in, outs, rows; // of one group: channels of x and dy, rows of dw = taps * in
     int64_t parts, splits;
     bool dy_in_place;       // dy itself serves as B
+    bool few;               // few outputs: the product turned round
     float *partial;         // [parts][groups][rows][outs]
     double *bias;           // [parts][k] or NULL
     int64_t *a_row, *c_row; // [rows]
@@ -87,6 +89,61 @@ static void add_chunk(const dw *d, const conv_block *block, float *partial, int6
     }
 }
 
+// Pixels of the window from the first to the last that an output pixel of the chunk meets at tap (0, 0).
+static int64_t window_pixels(const dw *d, const int64_t count[3]) {
+    const int64_t *pitch = d->window.pitch;
+    return ((count[0] - 1) * pitch[0] + (count[1] - 1) * pitch[1]) / pitch[2] + count[2];
+}
+
+// dy^T of one group and one chunk as [outs, depth], laid out like the pixels of the window, zeros between.
+static void spread_dy(const dw *d, const conv_block *block, int64_t group, int64_t depth, float *dst) {
+    const hd_view *dy = &d->args->y;
+    const int64_t *pitch = d->window.pitch;
+    memset(dst, 0, sizeof(float) * (size_t)(d->outs * depth));
+    for (int64_t k = 0; k < d->outs; k++)
+        for (int64_t n = 0; n < block->count[0]; n++)
+            for (int64_t y = 0; y < block->count[1]; y++) {
+                const float *src = (const float *)dy->data + (block->first[0] + n) * dy->strides[0] +
+                                   (group * d->outs + k) * dy->strides[1] + (block->first[1] + y) * dy->strides[2] +
+                                   block->first[2] * dy->strides[3];
+                float *to = dst + k * depth + (n * pitch[0] + y * pitch[1]) / pitch[2];
+                for (int64_t x = 0; x < block->count[2]; x++)
+                    to[x] = src[x * dy->strides[3]];
+            }
+}
+
+// The same as add_chunk for few outputs: one product per tap, [outs, depth] times the window's pixels [depth, in].
+static void add_chunk_few(const dw *d, const conv_block *block, float *partial, bool add, float *room_x, float *room_dy,
+                          cpu_segment *segments) {
+    const float *x = conv_window_load(&d->window, block, room_x);
+    const int64_t depth = window_pixels(d, block->count);
+    int64_t a_row[CPU_DOTS + 1], c_row[CPU_DOTS + 1]; // + 1: CPU_DOTS may be 0
+    cpu_panels b = {.k = depth, .n = d->in, .ld = d->window.pitch[2]};
+    cpu_product p = {.rows = d->outs,
+                     .a = room_dy,
+                     .a_row = a_row,
+                     .a_step = 1,
+                     .segments = segments,
+                     .b = &b,
+                     .c_row = c_row,
+                     .c_step = d->outs,
+                     .add = add};
+    for (int64_t k0 = 0; k0 < depth; k0 += CPU_DEPTH)
+        segments[p.segment_count++] = (cpu_segment){k0, cpu_min(CPU_DEPTH, depth - k0)};
+    for (int64_t k = 0; k < d->outs; k++) {
+        a_row[k] = k * depth;
+        c_row[k] = k;
+    }
+    for (int64_t g = 0; g < d->args->groups; g++) {
+        spread_dy(d, block, g, depth, room_dy);
+        for (int64_t row = 0; row < d->rows; row += d->in) {
+            b.data = x + g * d->in + d->a_row[row];
+            p.c = partial + (g * d->rows + row) * d->outs;
+            cpu_product_run(&p, 0, cpu_panel_count(d->in));
+        }
+    }
+}
+
 // sum[k] += dy over `count` pixels of one row.
 static void add_bias_run(double *sum, float *run, const float *dy, int64_t count, int64_t outs, int64_t col_stride,
                          int64_t channel_stride) {
@@ -118,7 +175,9 @@ static hd_status run_task(const dw *d, int64_t part, int64_t split) {
     const int64_t pixels = d->chunks.size[0] * d->chunks.size[1] * d->chunks.size[2];
     const int64_t first = d->rows * split / d->splits, last = d->rows * (split + 1) / d->splits;
     const size_t x_bytes = (sizeof(float) * (size_t)conv_window_size(&d->window, &d->chunks) + 63) / 64 * 64;
-    const size_t dy_bytes = d->dy_in_place ? 0 : cpu_panel_bytes(pixels, d->outs);
+    const size_t dy_bytes = d->few           ? cpu_panel_bytes(d->outs, window_pixels(d, d->chunks.size))
+                            : d->dy_in_place ? 0
+                                             : cpu_panel_bytes(pixels, d->outs);
     const size_t run_bytes = sizeof(float) * (size_t)d->args->y.shape[1];
     char *room = hd_alloc(x_bytes + dy_bytes + sizeof(cpu_segment) * (size_t)pixels + run_bytes);
     if (!room)
@@ -129,7 +188,10 @@ static hd_status run_task(const dw *d, int64_t part, int64_t split) {
     const int64_t begin = chunks * part / d->parts;
     for (int64_t i = begin; i < chunks * (part + 1) / d->parts; i++) {
         const conv_block block = conv_block_at(&d->chunks, i);
-        add_chunk(d, &block, partial, first, last, i > begin, (float *)room, room_dy, segments);
+        if (d->few)
+            add_chunk_few(d, &block, partial, i > begin, (float *)room, room_dy, segments);
+        else
+            add_chunk(d, &block, partial, first, last, i > begin, (float *)room, room_dy, segments);
         if (d->bias && split == 0)
             add_bias(&d->args->y, &block, d->bias + part * d->args->y.shape[1], (float *)(segments + pixels));
     }
@@ -193,7 +255,11 @@ static void plan(dw *d) {
     conv_window_set(&d->window, &d->chunks);
     d->parts = cpu_min(TASKS_WANTED, PARTIAL_BYTES / ((int64_t)sizeof(float) * cpu_max(1, partial_floats(d))));
     d->parts = cpu_max(1, cpu_min(d->parts, conv_blocks_count(&d->chunks)));
-    d->splits = cpu_max(1, cpu_min(TASKS_WANTED / d->parts, d->rows / SPLIT_ROWS));
+    // The gaps between the rows of the window are multiplied too, by zeros: only where they are narrow.
+    d->few = conv_blocks_count(&d->chunks) > 0 && d->outs <= CPU_DOTS && d->in % VF_LANES == 0 && !d->window.in_place &&
+             d->window.step[0] == 1 && d->window.step[1] == 1 &&
+             window_pixels(d, d->chunks.size) <= 2 * d->chunks.size[0] * d->chunks.size[1] * d->chunks.size[2];
+    d->splits = d->few ? 1 : cpu_max(1, cpu_min(TASKS_WANTED / d->parts, d->rows / SPLIT_ROWS));
     // The pixels of every chunk must be equally far apart: whole rows, and whole images where there are several.
     d->dy_in_place = dy->strides[1] == 1 && d->outs % VF_LANES == 0 && dy->strides[3] > 0 &&
                      (d->chunks.size[1] * d->chunks.size[0] == 1 ||
