@@ -5,7 +5,8 @@ local check = require "hd.check"
 local guidance = {}
 
 --- x0 = weak + scale (strong - weak). With the same network without its condition as the weak one this is
---- classifier-free guidance (Ho and Salimans 2022), with a smaller or earlier network autoguidance (Karras et al. 2024).
+--- classifier-free guidance (Ho and Salimans 2022), with a smaller or earlier network autoguidance (Karras et al.
+--- 2024).
 ---@param strong fun(x: hd.Tensor, sigma: number, cond: any): hd.Tensor
 ---@param weak fun(x: hd.Tensor, sigma: number, cond: any): hd.Tensor
 ---@param opts? { scale: number, s_min: number, s_max: number }  scale 2; guided only where s_min <= sigma <= s_max

@@ -1,5 +1,6 @@
 -- hd/nn/activation.lua: activations as layers, and by the names that models take as an option.
 
+local class = require "hd.class"
 local check = require "hd.check"
 local core = require "hd.core"
 local Module = require "hd.nn.module".Module
@@ -14,7 +15,7 @@ local by_option, option_names = {}, {}
 
 -- A layer without parameters that applies one op.
 local function activation_class(name, op_name)
-  local Activation = Module:extend(name)
+  local Activation = class(name, Module)
   function Activation.forward(_, x) return core.op[op_name](x) end
   return Activation
 end
@@ -27,12 +28,12 @@ end
 
 --- Leave the input as it is; takes the place of a layer.
 ---@class hd.nn.Identity : hd.nn.Module
-local Identity = Module:extend "Identity"
+local Identity = class("Identity", Module)
 
 function Identity.forward(_, x) return x end
 
 ---@class hd.nn.Dropout : hd.nn.Module
-local Dropout = Module:extend "Dropout"
+local Dropout = class("Dropout", Module)
 
 --- While training, set each value to 0 with probability p and scale the others by 1 / (1 - p).
 ---@param p? number  default 0.5

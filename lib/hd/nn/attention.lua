@@ -1,6 +1,7 @@
 -- hd/nn/attention.lua: attention over tokens [n, t, c] and over the positions of signals and images [n, c, ...].
 -- Names of weights are those of diffusers: to_q, to_k, to_v, to_out.0, or to_qkv where fused.
 
+local class = require "hd.class"
 local check = require "hd.check"
 local core = require "hd.core"
 local Linear = require "hd.nn.linear".Linear
@@ -10,7 +11,7 @@ local weights = require "hd.nn.weights"
 local Module = require "hd.nn.module".Module
 
 ---@class hd.nn.Attention : hd.nn.Module
-local Attention = Module:extend "Attention"
+local Attention = class("Attention", Module)
 
 --- Multi-head attention of tokens on each other, or on a context; no mask.
 --- With `fuse_qkv` one matrix makes queries, keys and values: faster, other names of weights; not for a context.
@@ -91,7 +92,7 @@ function Attention:upgrade_state(state, prefix)
 end
 
 ---@class hd.nn.AttentionBlock : hd.nn.Attention
-local AttentionBlock = Attention:extend "AttentionBlock"
+local AttentionBlock = class("AttentionBlock", Attention)
 
 --- x + attention(GroupNorm(x)) over all positions of [n, channels, ...].
 ---@param channels integer

@@ -1,5 +1,6 @@
 -- hd/nn/conv.lua: convolutions and their transposes in one and two dimensions; names and defaults are PyTorch's.
 
+local class = require "hd.class"
 local check = require "hd.check"
 local core = require "hd.core"
 local weights = require "hd.nn.weights"
@@ -49,7 +50,7 @@ local function extra(self)
 end
 
 local function conv_class(name, dims)
-  local Conv = Module:extend(name)
+  local Conv = class(name, Module)
   function Conv:init(in_channels, out_channels, kernel_size, opts)
     local bias = read_arguments(self, dims, in_channels, out_channels, kernel_size, opts, OPTIONS)
     make_weights(self, self.out_channels, self.in_channels // self.options.groups, bias)
@@ -59,7 +60,7 @@ local function conv_class(name, dims)
 end
 
 local function transpose_class(name, dims)
-  local Conv = Module:extend(name)
+  local Conv = class(name, Module)
   function Conv:init(in_channels, out_channels, kernel_size, opts)
     local bias = read_arguments(self, dims, in_channels, out_channels, kernel_size, opts, TRANSPOSE_OPTIONS)
     make_weights(self, self.in_channels, self.out_channels // self.options.groups, bias)

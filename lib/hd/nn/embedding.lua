@@ -1,5 +1,6 @@
 -- hd/nn/embedding.lua: tables of vectors, and what a network is told of its time.
 
+local class = require "hd.class"
 local check = require "hd.check"
 local core = require "hd.core"
 local weights = require "hd.nn.weights"
@@ -8,7 +9,7 @@ local Module = require "hd.nn.module".Module
 
 ---@class hd.nn.Embedding : hd.nn.Module
 ---@field weight hd.Tensor  [num_embeddings, embedding_dim]
-local Embedding = Module:extend "Embedding"
+local Embedding = class("Embedding", Module)
 
 --- A table of vectors, looked up by 1-based ids; begins normal with variance 1, as in PyTorch.
 ---@param num_embeddings integer
@@ -26,7 +27,7 @@ function Embedding:forward(ids) return core.op.embedding(ids, self.weight) end
 function Embedding:extra() return ("%d, %d"):format(self.num_embeddings, self.embedding_dim) end
 
 ---@class hd.nn.Timesteps : hd.nn.Module
-local Timesteps = Module:extend "Timesteps"
+local Timesteps = class("Timesteps", Module)
 
 --- Sines and cosines of t at frequencies from 1 down to 1/10000, in geometric steps, as in diffusers.
 ---@param channels integer  even
@@ -58,7 +59,7 @@ function Timesteps:extra() return ("%d"):format(self.channels) end
 
 ---@class hd.nn.GaussianFourierProjection : hd.nn.Module
 ---@field weight hd.Tensor  [channels / 2], fixed
-local GaussianFourierProjection = Module:extend "GaussianFourierProjection"
+local GaussianFourierProjection = class("GaussianFourierProjection", Module)
 
 --- Sines and cosines of t at random frequencies; the better choice where t is ln(sigma) / 4.
 --- Source: Tancik et al. 2020.
@@ -78,7 +79,7 @@ function GaussianFourierProjection:forward(t)
 end
 
 ---@class hd.nn.TimestepEmbedding : hd.nn.Module
-local TimestepEmbedding = Module:extend "TimestepEmbedding"
+local TimestepEmbedding = class("TimestepEmbedding", Module)
 
 --- Two linear layers with SiLU between them, from the projected time to the embedding.
 ---@param in_channels integer

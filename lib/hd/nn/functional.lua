@@ -1,6 +1,6 @@
 -- hd/nn/functional.lua: `hd.nn.functional`, usually named F: layers as functions, without weights of their own.
--- Tensors and required sizes are positional in PyTorch's order, all else is in the last table. The ops of the core stand
--- here under their names; below are those that are composed of them.
+-- Tensors and required sizes are positional in PyTorch's order, all else is in the last table. The ops of the core
+-- stand here under their names; below are those that are composed of them.
 
 local check = require "hd.check"
 local core = require "hd.core"
@@ -160,7 +160,8 @@ end
 ---@param opts? { p: number, training: boolean, rng: hd.Generator }  0.5, true
 ---@return hd.Tensor
 function F.dropout(x, opts)
-  local o = check.options("dropout", opts, { { "p", "number", 0.5 }, { "training", "boolean", true }, { "rng", "any" } })
+  local o = check.options("dropout", opts,
+    { { "p", "number", 0.5 }, { "training", "boolean", true }, { "rng", "any" } })
   if o.p < 0 or o.p > 1 then check.fail("dropout", "p is wrong: got %g, expected 0 to 1", o.p) end
   if not o.training or o.p == 0 then return x end
   if o.p == 1 then return x * 0 end

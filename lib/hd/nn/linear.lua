@@ -1,5 +1,6 @@
 -- hd/nn/linear.lua: y = x W' + b.
 
+local class = require "hd.class"
 local check = require "hd.check"
 local core = require "hd.core"
 local weights = require "hd.nn.weights"
@@ -8,7 +9,7 @@ local Module = require "hd.nn.module".Module
 ---@class hd.nn.Linear : hd.nn.Module
 ---@field weight hd.Tensor  [out_features, in_features]
 ---@field bias? hd.Tensor   [out_features]
-local Linear = Module:extend "Linear"
+local Linear = class("Linear", Module)
 
 --- A linear layer on the last dimension. Weights begin uniform in ±1/sqrt(in_features), as in PyTorch.
 ---@param in_features integer

@@ -73,7 +73,7 @@ function Module:register_buffer(name, x, opts)
   local buffers = rawget(self, "_buffers") or {}
   rawset(self, "_buffers", buffers)
   buffers[name] = o.persistent and "saved" or "unsaved"
-  rawset(self, name, core.keep(x) or x)
+  rawset(self, name, core.keep(x))
   return x
 end
 
@@ -250,7 +250,7 @@ end
 --- Drop the gradients of all parameters; returns self.
 ---@return hd.nn.Module self
 function Module:zero_grad()
-  for _, p in self:named_parameters() do p:zero_grad() end
+  for _, p in self:named_parameters() do p:set_grad(nil) end
   return self
 end
 
@@ -267,7 +267,7 @@ end
 
 local function kept(x, kind)
   if kind == "parameter" then return Parameter(x) end
-  return core.keep(x) or x
+  return core.keep(x)
 end
 
 --- Change the element type of all floating-point parameters and buffers ("f32", "f64"); returns self.

@@ -1,5 +1,6 @@
 -- hd/nn/norm.lua: normalisation layers; names and defaults are PyTorch's.
 
+local class = require "hd.class"
 local check = require "hd.check"
 local core = require "hd.core"
 local weights = require "hd.nn.weights"
@@ -8,7 +9,7 @@ local Module = require "hd.nn.module".Module
 ---@class hd.nn.GroupNorm : hd.nn.Module
 ---@field weight hd.Tensor  [num_channels], begins at 1
 ---@field bias hd.Tensor    [num_channels], begins at 0
-local GroupNorm = Module:extend "GroupNorm"
+local GroupNorm = class("GroupNorm", Module)
 
 --- Zero mean and unit variance over each group of consecutive channels and all positions, then scale and shift.
 --- `activation = "silu"` applies SiLU in the same pass over memory. Source: Wu and He 2018.
@@ -42,7 +43,7 @@ end
 ---@class hd.nn.LayerNorm : hd.nn.Module
 ---@field weight hd.Tensor  the normalised shape, begins at 1
 ---@field bias? hd.Tensor   the normalised shape, begins at 0
-local LayerNorm = Module:extend "LayerNorm"
+local LayerNorm = class("LayerNorm", Module)
 
 -- One integer or a list as the list of the last dimensions.
 local function trailing_shape(where, shape)
@@ -74,7 +75,7 @@ function LayerNorm:extra() return table.concat(self.normalized_shape, "x") end
 
 ---@class hd.nn.RMSNorm : hd.nn.Module
 ---@field weight hd.Tensor  the normalised shape, begins at 1
-local RMSNorm = Module:extend "RMSNorm"
+local RMSNorm = class("RMSNorm", Module)
 
 --- Divide by the root mean square over the last dimensions, then scale. Source: Zhang and Sennrich 2019.
 ---@param normalized_shape integer|integer[]

@@ -1,6 +1,7 @@
 -- hd/nn/resblock.lua: the residual block of U-Nets, in one and two dimensions.
 -- Names of weights are those of diffusers' ResnetBlock2D.
 
+local class = require "hd.class"
 local check = require "hd.check"
 local core = require "hd.core"
 local conv = require "hd.nn.conv"
@@ -11,7 +12,7 @@ local Linear = require "hd.nn.linear".Linear
 local Module = require "hd.nn.module".Module
 
 ---@class hd.nn.ResBlock : hd.nn.Module
-local ResBlock = Module:extend "ResBlock"
+local ResBlock = class("ResBlock", Module)
 
 local OPTIONS = {
   { "dims", "integer", 2 }, { "kernel_size", "integer", 3 }, { "time_embed_dim", "integer" },

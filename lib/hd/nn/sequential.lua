@@ -1,5 +1,6 @@
 -- hd/nn/sequential.lua: layers one after the other, and lists of layers. Any Lua function is a layer.
 
+local class = require "hd.class"
 local check = require "hd.check"
 local module = require "hd.nn.module"
 local Module = module.Module
@@ -23,7 +24,7 @@ local function append(self, layer)
 end
 
 ---@class hd.nn.Sequential : hd.nn.Module
-local Sequential = Module:extend "Sequential"
+local Sequential = class("Sequential", Module)
 
 --- Layers that run one after the other: `nn.Sequential(nn.Conv2d(3, 8, 3), F.relu, function(x) return x * 2 end)`.
 ---@param ... hd.nn.Module|function  or one list of them
@@ -44,7 +45,7 @@ function Sequential:forward(x)
 end
 
 ---@class hd.nn.ModuleList : hd.nn.Module
-local ModuleList = Module:extend "ModuleList"
+local ModuleList = class("ModuleList", Module)
 
 --- A list of layers that a model uses as it likes: `for i, block in ipairs(self.blocks) do`.
 --- A plain list of layers assigned to a field of a module becomes one.

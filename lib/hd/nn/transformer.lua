@@ -1,5 +1,6 @@
 -- hd/nn/transformer.lua: a transformer over tokens that is told its time: denoiser of text, all positions at once.
 
+local class = require "hd.class"
 local check = require "hd.check"
 local core = require "hd.core"
 local weights = require "hd.nn.weights"
@@ -11,7 +12,7 @@ local Attention = require "hd.nn.attention".Attention
 local Module = require "hd.nn.module".Module
 
 ---@class hd.nn.TransformerBlock : hd.nn.Module
-local TransformerBlock = Module:extend "TransformerBlock"
+local TransformerBlock = class("TransformerBlock", Module)
 
 --- x + attention(LayerNorm(x)), then x + MLP(LayerNorm(x)) with GELU. Source: Vaswani et al. 2017, norms first.
 ---@param dim integer
@@ -43,7 +44,7 @@ function TransformerBlock:forward(x)
 end
 
 ---@class hd.nn.Transformer : hd.nn.Module
-local Transformer = Module:extend "Transformer"
+local Transformer = class("Transformer", Module)
 
 local OPTIONS = {
   { "vocab_size", "integer", required = true }, { "max_length", "integer", required = true },

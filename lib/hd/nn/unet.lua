@@ -3,6 +3,7 @@
 -- time_inputs and a few more are ours. Files of that class load where the structure is the same.
 -- Source: Ho et al. 2020, after Ronneberger et al. 2015.
 
+local class = require "hd.class"
 local check = require "hd.check"
 local core = require "hd.core"
 local conv = require "hd.nn.conv"
@@ -33,7 +34,7 @@ local function conv_of(o) return o.dims == 1 and conv.Conv1d or conv.Conv2d end
 
 -- A convolution with stride `down`; the extents must not be rounded up, as in PyTorch. Padding 0 with kernel 3 pads the
 -- far sides alone, as diffusers does.
-local Downsample = Module:extend "Downsample"
+local Downsample = class("Downsample", Module)
 
 function Downsample:init(channels, o)
   local kernel = o.down_kernel_size or (o.down == 2 and 3 or o.down)
@@ -51,7 +52,7 @@ function Downsample:forward(x)
 end
 
 -- Nearest neighbours to the extents of the skip that comes next (so odd sizes work), then a convolution.
-local Upsample = Module:extend "Upsample"
+local Upsample = class("Upsample", Module)
 
 function Upsample:init(channels, o)
   self.conv = conv_of(o)(channels, channels, o.kernel_size, { padding = o.kernel_size // 2 })
@@ -77,7 +78,7 @@ local function attention_block(channels, o)
 end
 
 -- One level: res blocks for the given pairs of channels, each with attention after it where the level has it.
-local Block = Module:extend "Block"
+local Block = class("Block", Module)
 
 function Block:init(pairs_of_channels, with_attention, o)
   local resnets, attentions = {}, {}
@@ -96,7 +97,7 @@ function Block:step(i, x, time)
 end
 
 -- Levels called by the U-Net: each keeps its forward here, so that messages name the level.
-local DownBlock, MidBlock, UpBlock = Block:extend "DownBlock", Block:extend "MidBlock", Block:extend "UpBlock"
+local DownBlock, MidBlock, UpBlock = class("DownBlock", Block), class("MidBlock", Block), class("UpBlock", Block)
 
 -- Appends each result to skips.
 function DownBlock:forward(x, time, skips)
@@ -130,7 +131,7 @@ end
 -- The model -------------------------------------------------------------------------------------------------------
 
 ---@class hd.nn.UNet : hd.nn.Module
-local UNet = Module:extend "UNet"
+local UNet = class("UNet", Module)
 
 -- Which levels have attention, from block types such as "AttnDownBlock2D"; `word` is "Down" or "Up".
 local function attention_levels(types, word, levels)

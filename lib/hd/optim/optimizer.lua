@@ -83,7 +83,7 @@ end
 
 --- Forget the gradients of all parameters.
 function Optimizer:zero_grad()
-  for _, p in ipairs(self.numbered) do p:zero_grad() end
+  for _, p in ipairs(self.numbered) do p:set_grad(nil) end
 end
 
 local function scalar(value)
