@@ -172,29 +172,31 @@ static void combine(hd_reduce op, bool is_float, total *t, const total *part) {
 typedef struct {
     const hd_reduce_args *args;
     cpu_loop kept, reduced;
+    int64_t start; // bytes from an output's element 0 to the first one in the order of `reduced`
     bool is_float;
     cpu_kernel *run;
 } reduction;
 
 static void store_total(const reduction *r, int64_t offset, const total *t) {
-    const hd_view *y = &r->args->y;
+    const hd_dtype type = r->args->y.dtype;
     const hd_reduce op = r->args->op;
     const double count = (double)r->reduced.numel;
+    void *y = r->kept.data[1];
     if (op == HD_ARGMAX || op == HD_ARGMIN)
-        ((int64_t *)y->data)[offset] = t->at;
-    else if (!hd_dtype_is_float(y->dtype) && !r->is_float)
-        switch (y->dtype) {
+        ((int64_t *)y)[offset] = t->at;
+    else if (!hd_dtype_is_float(type) && !r->is_float)
+        switch (type) {
         case HD_I64:
-            ((int64_t *)y->data)[offset] = t->i;
+            ((int64_t *)y)[offset] = t->i;
             break;
         case HD_I32:
-            ((int32_t *)y->data)[offset] = (int32_t)t->i;
+            ((int32_t *)y)[offset] = (int32_t)t->i;
             break;
         default:
-            ((uint8_t *)y->data)[offset] = (uint8_t)t->i;
+            ((uint8_t *)y)[offset] = (uint8_t)t->i;
         }
     else
-        hd_store(y->data, y->dtype, offset, (r->is_float ? t->v : (double)t->i) / (op == HD_MEAN ? count : 1));
+        hd_store(y, type, offset, (r->is_float ? t->v : (double)t->i) / (op == HD_MEAN ? count : 1));
 }
 
 // Elements [first, last) of output o.
@@ -246,7 +248,7 @@ static void reduce_task(const reduction *r, bool columns, int64_t o0, int64_t o1
         int64_t offsets[CPU_OPERANDS], n = 1;
         double sums[TILE];
         cpu_loop_offsets(&r->kept, o0, offsets);
-        const char *x = r->kept.data[0] + offsets[0] * (int64_t)r->kept.size[0];
+        const char *x = r->kept.data[0] + r->start + offsets[0] * (int64_t)r->kept.size[0];
         if (columns) {
             n = inner - o0 % inner;
             n = n < o1 - o0 ? n : o1 - o0;
@@ -314,6 +316,9 @@ hd_status cpu_reduce(const hd_reduce_args *a) {
     cpu_loop_start(&r.reduced, &inside, a->nred, CPU_READ);
     cpu_loop_collapse(&r.kept, false);
     cpu_loop_collapse(&r.reduced, positions);
+    if (r.kept.numel == 0)
+        return HD_OK;
+    r.start = r.reduced.data[0] - (char *)a->x.data;
     const bool sums = a->op == HD_SUM || a->op == HD_MEAN || a->op == HD_SUMSQ;
     const bool columns = a->x.dtype == HD_F32 && sums && r.kept.strides[0][r.kept.ndim - 1] == 1 && r.kept.numel > 1 &&
                          r.reduced.strides[0][r.reduced.ndim - 1] != 1;

@@ -58,16 +58,16 @@ static void softmax_back_dense(const line *s) {
     vd sums = {0};
     int64_t i = 0;
     for (; i + VF_LANES <= s->n; i += VF_LANES) {
-        const vf g = vf_load(dy + i);
-        sums += __builtin_convertvector(s->log ? g : g * vf_load(y + i), vd);
+        const vd g = __builtin_convertvector(vf_load(dy + i), vd);
+        sums += s->log ? g : g * __builtin_convertvector(vf_load(y + i), vd);
     }
     double total = vd_sum(&sums);
     for (; i < s->n; i++)
         total += (double)dy[i] * (s->log ? 1 : (double)y[i]);
-    const float sum = (float)total;
+    const float sum = (float)total, rest = (float)(total - (double)sum); // dy - sum may cancel
     VF_LOOP(k, count, s->n) {
         const vf g = vf_load_n(dy + k, count), v = vf_load_n(y + k, count);
-        vf_store_n(dx + k, s->log ? g - vf_exp(v) * sum : v * (g - sum), count);
+        vf_store_n(dx + k, s->log ? g - vf_exp(v) * sum : v * (g - sum - rest), count);
     }
 }
 
