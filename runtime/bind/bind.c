@@ -173,7 +173,7 @@ static void push_where(lua_State *L) {
 }
 
 // The path of the layers that are running, "unet.down[2].conv1: ", or "". lib/hd/nn/module.lua registers the function
-// through which every layer is called, and one that describes a list of layers (core.set_module_call).
+// through which every layer is called, and one that describes a list of layers, innermost first (core.set_module_call).
 static void push_layer_path(lua_State *L) {
     lua_Debug ar;
     int n = 0;

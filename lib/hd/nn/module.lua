@@ -405,11 +405,11 @@ local function path_to(parent, wanted)
   end
 end
 
--- The path of the last of a list of running modules, outermost first: "unet.down[2].conv1".
+-- The path of the first of a list of running modules, innermost first: "unet.down[2].conv1".
 local function describe(running)
-  local path = getmetatable(running[1]).name:lower()
-  for i = 2, #running do
-    path = path .. (path_to(running[i - 1], running[i]) or "." .. getmetatable(running[i]).name:lower())
+  local path = getmetatable(running[#running]).name:lower()
+  for i = #running - 1, 1, -1 do
+    path = path .. (path_to(running[i + 1], running[i]) or "." .. getmetatable(running[i]).name:lower())
   end
   return path
 end
