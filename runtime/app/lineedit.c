@@ -1,6 +1,6 @@
 // app/lineedit.c: libedit's readline interface, tamed.
 // libedit gets its characters from us, one at a time and decoded, so that Ctrl-C reaches it between two characters and
-// never inside its own code: SIGINT and SIGWINCH stay blocked except while we wait for input.
+// never inside its own code. Signals arrive through a pipe, since any thread of the process may be the one to get them.
 // Layer: app. Called by: repl.c. The history lives in $XDG_STATE_HOME/hdlua/history, readable by its owner alone.
 #include "app/lineedit.h"
 
@@ -22,34 +22,46 @@
 enum { HISTORY_LINES = 1000 };
 
 static lua_State *state;
-static char history_file[PATH_MAX]; // empty: the history is not kept
-static volatile sig_atomic_t interrupted, resized;
-static sigset_t while_waiting; // the signal mask for ppoll
+static char history_file[PATH_MAX];   // empty: the history is not kept
+static int signal_pipe[2] = {-1, -1}; // carries one byte for each signal: its number
+static bool interrupted;              // Ctrl-C ended the line
 
 // Characters -----------------------------------------------------------------
 static void on_signal(int number) {
-    if (number == SIGINT)
-        interrupted = 1;
-    else
-        resized = 1;
+    const int saved = errno;
+    const unsigned char byte = (unsigned char)number;
+    if (write(signal_pipe[1], &byte, 1) < 0) {
+        // full of signals not read yet: this one makes no difference
+    }
+    errno = saved;
+}
+
+// Reads what the handler has written; true when Ctrl-C was among it.
+static bool take_signals(void) {
+    unsigned char numbers[64];
+    bool stop = false;
+    ssize_t n;
+    while ((n = read(signal_pipe[0], numbers, sizeof numbers)) > 0)
+        for (ssize_t i = 0; i < n; i++) {
+            if (numbers[i] == SIGINT)
+                stop = true;
+            else
+                rl_resize_terminal();
+        }
+    return stop;
 }
 
 // The next byte of stdin; -1 at the end of the input or after Ctrl-C.
 static int read_byte(void) {
-    struct pollfd input = {.fd = STDIN_FILENO, .events = POLLIN};
+    struct pollfd sources[] = {{.fd = STDIN_FILENO, .events = POLLIN}, {.fd = signal_pipe[0], .events = POLLIN}};
     unsigned char byte;
     for (;;) {
-        int ready = ppoll(&input, 1, NULL, &while_waiting);
-        if (interrupted)
+        if (poll(sources, 2, -1) < 0 && errno != EINTR)
             return -1;
-        if (resized) {
-            resized = 0;
-            rl_resize_terminal();
-        }
-        if (ready < 0 && errno == EINTR)
+        if ((interrupted = take_signals()))
+            return -1;
+        if (!sources[0].revents)
             continue;
-        if (ready < 0)
-            return -1;
         ssize_t n = read(STDIN_FILENO, &byte, 1);
         if (n == 1)
             return byte;
@@ -174,26 +186,23 @@ void hd_lineedit_open(lua_State *L) {
     rl_getc_function = read_character;
     rl_attempted_completion_function = complete;
     rl_completer_word_break_characters = word_breaks;
+    if (pipe2(signal_pipe, O_CLOEXEC | O_NONBLOCK) != 0)
+        signal_pipe[0] = -1; // no descriptors left: Ctrl-C is not seen at the prompt
     rl_initialize();
     open_history();
 }
 
 hd_line hd_lineedit_read(const char *prompt, char **line) {
-    struct sigaction action = {.sa_handler = on_signal}, old_int, old_winch;
-    sigset_t blocked;
+    struct sigaction action = {.sa_handler = on_signal, .sa_flags = SA_RESTART}, old_int, old_winch;
     sigemptyset(&action.sa_mask);
-    sigemptyset(&blocked);
-    sigaddset(&blocked, SIGINT);
-    sigaddset(&blocked, SIGWINCH);
-    sigprocmask(SIG_BLOCK, &blocked, &while_waiting);
+    take_signals();
+    interrupted = false;
+    rl_completion_append_character = '\0';
     sigaction(SIGINT, &action, &old_int);
     sigaction(SIGWINCH, &action, &old_winch);
-    interrupted = 0;
-    rl_completion_append_character = '\0';
     *line = readline(prompt);
     sigaction(SIGINT, &old_int, NULL);
     sigaction(SIGWINCH, &old_winch, NULL);
-    sigprocmask(SIG_SETMASK, &while_waiting, NULL);
     if (*line) {
         remember(*line);
         return HD_LINE_READ;
