@@ -269,9 +269,7 @@ local function who()
   local none = true
   for _, name in ipairs((sorted_keys(_G))) do
     if not STANDARD[name] then
-      local value = _G[name]
-      local text = brief(value)
-      print(("%-16s %-9s %s"):format(tostring(name), type(value), text:sub(1, WIDTH - 27)))
+      print(("%-16s %s"):format(tostring(name), brief(_G[name])))
       none = false
     end
   end
@@ -310,7 +308,8 @@ local function is_picture(x)
   return (#shape == 3 or #shape == 4) and (c == 1 or c == 3) and h > 1 and w > 1
 end
 
--- Two rows of pixels to a line of text: the upper one colours the half block, the lower one its background.
+-- Two rows of pixels to a line of text: the upper one colours the half block, the lower one its background. A picture
+-- wider than the line loses rows and columns evenly.
 local function picture_text(x)
   local scale, shift = 127.5, 127.5
   if x:dtype() == "u8" then scale, shift = 1, 0 end
@@ -324,11 +323,12 @@ local function picture_text(x)
     return table.concat(rgb, ";")
   end
   local lines, height, width = {}, #pixels[1], #pixels[1][1]
-  for row = 1, height, 2 do
+  local step = (width + WIDTH - 1) // WIDTH
+  for row = 1, height, 2 * step do
     local cells = {}
-    for column = 1, width do
-      local lower = row < height and "\27[48;2;" .. colour(row + 1, column) .. "m" or "\27[49m"
-      cells[column] = "\27[38;2;" .. colour(row, column) .. "m" .. lower .. "▀"
+    for column = 1, width, step do
+      local lower = row + step <= height and "\27[48;2;" .. colour(row + step, column) .. "m" or "\27[49m"
+      cells[#cells + 1] = "\27[38;2;" .. colour(row, column) .. "m" .. lower .. "▀"
     end
     lines[#lines + 1] = table.concat(cells) .. "\27[0m"
   end

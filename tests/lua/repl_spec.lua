@@ -93,7 +93,7 @@ describe("the prompt", function()
     assert.are.equal("table", session:run "type(hd)")
     assert.truthy(session:run "help()":find("help(x)", 1, true))
     session:run "answer = 42"
-    assert.truthy(session:run "who()":find "^answer +number +42$")
+    assert.truthy(session:run "who()":find "^answer +42$")
     assert.truthy(session:run "time(function(a) return a + 1 end, 4)":find "^%d+%.%d%d%d ms\n5$")
     assert.are.equal("{\n  a = {\n    b = 1\n  }\n}", session:run "show { a = { b = 1 } }")
     assert.truthy(session:run 'help "hd.nn.Conv2d"':find "Conv2d%(")
@@ -108,6 +108,15 @@ describe("the prompt", function()
     text = session:run "hd.tensor({ 1, 2 }, { dtype = 'i64' })"
     assert.are.equal("i64 [2] min 1 mean 1.5 max 2", text:match "^[^\n]+")
     assert.are.equal("f32 [0]", session:run "hd.zeros(0)":match "^[^\n]+")
+  end)
+
+  it("shows a picture as coloured half blocks, scaled to the line", function()
+    local text = session:run "show(hd.ones(3, 2, 3))"
+    local white = "\27[38;2;255;255;255m\27[48;2;255;255;255m▀"
+    assert.are.equal(white:rep(3) .. "\27[0m", text)
+    local _, blocks = session:run("show(hd.zeros(1, 16, 160))"):gsub("▀", "")
+    assert.are.equal(54 * 3, blocks) -- every third column and row
+    assert.truthy(session:run "show(hd.zeros(2, 3, 4, 4))":find "▀")
   end)
 
   it("completes globals, fields, methods and modules", function()
