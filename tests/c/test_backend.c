@@ -361,7 +361,8 @@ static void check_softmax(hd_dtype type, layout how, numbers kind, int dim, bool
     CHECK(softmax, forward, FORWARD, forward.y);
     assert_int_equal(hd_backend_ref.softmax(&forward), HD_OK);
     hd_softmax_back_args back = {forward.y, make(type, ROW_MAJOR, ANY, s), make(type, how, ANY, s), dim, log};
-    CHECK(softmax_back, back, GRADIENT, back.dx);
+    const limits cancelling = {2e-6, 1e-13, 1}; // nearly one-hot weights leave a difference of equal numbers
+    CHECK(softmax_back, back, kind == WIDE ? cancelling : GRADIENT, back.dx);
 }
 
 static void test_softmax_and_its_gradient_along_any_dim(void **state) {

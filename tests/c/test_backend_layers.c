@@ -10,8 +10,10 @@ static void check_matmul(hd_dtype type, layout a_how, layout b_how, layout c_how
           layout_names[a_how], layout_names[b_how], layout_names[c_how]);
     hd_matmul_args args = {make(type, a_how, ANY, a_shape), make(type, b_how, ANY, b_shape),
                            make(type, c_how, ANY, c_shape)};
-    // rows that repeat a number are multiples of one sum of k, which may be close to 0
-    const limits most = {5e-7, 1e-13, sqrt((double)a_shape.extent[last])};
+    // operands that repeat a number give one sum of k again and again: it may be near 0, and its errors do not average
+    const int64_t k = a_shape.extent[last];
+    const bool repeats = a_how >= LAYOUTS || b_how >= LAYOUTS;
+    const limits most = {repeats ? 2e-6 : k > 1000 ? 1e-6 : 5e-7, 1e-13, repeats ? sqrt((double)k) : 0};
     CHECK(matmul, args, most, args.c);
 }
 
@@ -156,7 +158,7 @@ static void test_conv_reads_broadcast_gradients(void **state) {
         for (int c = 0; c < COUNT(convs); c++) {
             hd_conv_args a = conv_args(&convs[c], float_types[type], CHANNELS_LAST, TAPS_FIRST, SPREAD_ALL, true);
             const limits dx_most = {2e-6, 1e-13, sqrt((double)convs[c].k * convs[c].r * convs[c].s)};
-            const limits dw_most = {2e-6, 1e-13, sqrt((double)convs[c].n * convs[c].h * convs[c].w)};
+            const limits dw_most = {5e-6, 1e-13, sqrt((double)convs[c].n * convs[c].h * convs[c].w)};
             CHECK(conv_dx, a, dx_most, a.x);
             CHECK(conv_dw, a, dw_most, a.w, a.b);
         }
@@ -202,10 +204,12 @@ static void check_norm(const norm_case *c, hd_dtype type, layout how, int form) 
         b.dw = make(type, ROW_MAJOR, ANY, SHAPE(c->c));
         b.db = make(type, ROW_MAJOR, ANY, SHAPE(c->c));
     }
-    CHECK(norm_back, b, GRADIENT, b.dx, b.dw, b.db);
+    // a run of one number has no gradient but rounding, times rstd = 1 / sqrt(eps)
+    const limits gradient = {2e-6, 1e-13, data.extent[1] * data.extent[2] > c->groups ? 0 : 1 / sqrt(a.eps)};
+    CHECK(norm_back, b, gradient, b.dx, b.dw, b.db);
     b.dx.data = NULL;
     if (affine)
-        CHECK(norm_back, b, GRADIENT, b.dx, b.dw, b.db);
+        CHECK(norm_back, b, gradient, b.dx, b.dw, b.db);
 }
 
 static void test_norm_and_gradients_agree_in_every_form(void **state) {
@@ -239,7 +243,7 @@ static void check_attention(int i, hd_dtype type, layout how, double scale) {
     // An error of a logit is a relative error of its weight, so large logits (root mean square 4/3 scale sqrt(d))
     // count. With one key the weights are constant: dq and dk are rounding alone.
     const double sharpness = fmax(1, scale * sqrt(d));
-    const limits forward = {5e-7 * sharpness, 1e-13 * sharpness, 0};
+    const limits forward = {1e-6 * sharpness, 1e-13 * sharpness, 0};
     const limits gradient = {2e-6 * sharpness, 1e-13 * sharpness, tk > 1 ? 0 : 1};
     begin("tq %d, tk %d, d %d, e %d, scale %g, %s", tq, tk, d, e, scale, layout_names[how]);
     hd_attention_args a = {.q = make(type, how, ANY, SHAPE(n, h, tq, d)),
