@@ -28,8 +28,13 @@ local modules = {
 local is_module = {}
 for _, name in ipairs(modules) do is_module[name] = true end
 
+-- Every name that is loaded when first used, for completion.
+local later = { table.unpack(modules) }
+for name in next, functions do later[#later + 1] = name end -- order free: completion sorts
+
 return setmetatable(hd, {
   __name = "hd",
+  __names = later,
   __index = function(self, key)
     local value
     if is_module[key] then

@@ -120,7 +120,8 @@ local KEYWORDS = {
   "or", "repeat", "return", "then", "true", "until", "while",
 }
 
--- Adds the names that value[name] finds: its own fields and those of the tables behind __index.
+-- Adds the names that value[name] finds: its own fields and those of the tables behind __index. Where that is a function,
+-- the metafield __names may list what it makes.
 local function add_names(value, found)
   for _ = 1, 16 do -- a chain this long is a loop
     if type(value) == "table" then
@@ -130,6 +131,7 @@ local function add_names(value, found)
     end
     local mt = getmetatable(value)
     if type(mt) ~= "table" then return end
+    for _, name in ipairs(rawget(mt, "__names") or {}) do found[name] = true end
     local behind = rawget(mt, "__index")
     if check.is_tensor(value) then behind = core.methods end
     if type(behind) ~= "table" or behind == value then return end
@@ -137,14 +139,16 @@ local function add_names(value, found)
   end
 end
 
+-- value[name], or nil where that raises.
+local function field_of(value, name)
+  local ok, field = pcall(function() return value[name] end)
+  if ok then return field end
+end
+
 -- The value of "a.b.c" among the globals, or nil.
 local function resolve(path)
   local value = _G
-  for name in path:gmatch "[^.]+" do
-    local ok, field = pcall(function() return value[name] end)
-    if not ok or field == nil then return nil end
-    value = field
-  end
+  for name in path:gmatch "[^.]+" do value = field_of(value, name) end
   return value
 end
 
@@ -163,8 +167,7 @@ local function matching(value, part, calls_only)
   end
   for name in next, found do -- order free: sorted below
     if name:sub(1, #part) == part and (part ~= "" or name:sub(1, 1) ~= "_") then
-      local ok, field = pcall(function() return value[name] end)
-      if not calls_only or (ok and is_callable(field)) then names[#names + 1] = name end
+      if not calls_only or is_callable(field_of(value, name)) then names[#names + 1] = name end
     end
   end
   table.sort(names)

@@ -128,6 +128,7 @@ describe("the prompt", function()
     session:run "x = hd.zeros(2, 3)"
     assert.are.equal("6", session:run "x:nume\t()")
     assert.are.equal("table", session:run "type(hd.nn.Conv2\t)")
+    assert.are.equal("function", session:run "type(hd.imag\t.grid)") -- a module that is not loaded yet
     assert.are.equal("true", session:run "rawequa\t(1, 1)")
   end)
 
