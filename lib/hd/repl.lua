@@ -120,8 +120,8 @@ local KEYWORDS = {
   "or", "repeat", "return", "then", "true", "until", "while",
 }
 
--- Adds the names that value[name] finds: its own fields and those of the tables behind __index. Where that is a function,
--- the metafield __names may list what it makes.
+-- Adds the names that value[name] finds: its own fields and those of the tables behind __index. Where __index is a
+-- function, the metafield __names may list what it makes.
 local function add_names(value, found)
   for _ = 1, 16 do -- a chain this long is a loop
     if type(value) == "table" then
