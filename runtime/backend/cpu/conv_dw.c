@@ -251,7 +251,7 @@ static void plan(dw *d) {
     const hd_view *dy = &a->y;
     const int64_t channels = cpu_max(1, a->x.shape[1] + dy->shape[1]);
     d->chunks = conv_blocks_cut(dy->shape[0], dy->shape[2], dy->shape[3],
-                                cpu_max(CPU_DEPTH, cpu_min(2 * CPU_DEPTH, 131072 / channels)));
+                                cpu_max(4 * CPU_DEPTH, cpu_min(8 * CPU_DEPTH, 131072 / channels)));
     conv_window_set(&d->window, &d->chunks);
     d->parts = cpu_min(TASKS_WANTED, PARTIAL_BYTES / ((int64_t)sizeof(float) * cpu_max(1, partial_floats(d))));
     d->parts = cpu_max(1, cpu_min(d->parts, conv_blocks_count(&d->chunks)));

@@ -79,16 +79,17 @@ TILE(7, 1)
 TILE(8, 1)
 TILES_6(2)
 #if VF_LANES == 16
-    TILES_6(3) TILES_6(4)
+TILES_6(3)
+TILES_6(4)
 #endif
 
-    // [vectors - 1][rows - 1]
-    static void (*const tiles[CPU_PANEL_VECTORS][TILE_ROWS_THIN])(const tile_args *) = {
-        {NAMES_6(1), tile_7x1, tile_8x1},
-        {NAMES_6(2)},
+// [vectors - 1][rows - 1]
+static void (*const tiles[CPU_PANEL_VECTORS][TILE_ROWS_THIN])(const tile_args *) = {
+    {NAMES_6(1), tile_7x1, tile_8x1},
+    {NAMES_6(2)},
 #if VF_LANES == 16
-        {NAMES_6(3)},
-        {NAMES_6(4)},
+    {NAMES_6(3)},
+    {NAMES_6(4)},
 #endif
 };
 
@@ -247,7 +248,9 @@ void cpu_product_run(const cpu_product *p, int64_t first, int64_t last) {
             vf_sum(sum[i][j]);                                                                                         \
     }
 DOTS(1, 1)
-DOTS(1, 2) DOTS(1, 3) DOTS(1, 4) DOTS(4, 1) DOTS(4, 2) DOTS(4, 3) DOTS(4, 4)
+DOTS(1, 2)
+DOTS(1, 3)
+DOTS(1, 4) DOTS(4, 1) DOTS(4, 2) DOTS(4, 3) DOTS(4, 4)
 
     void cpu_dots_run(const cpu_product *p) {
     static void (*const one[])(const cpu_product *, int64_t, float *) = {dots_1x1, dots_1x2, dots_1x3, dots_1x4};
@@ -304,7 +307,7 @@ void cpu_pack(float *dst, const float *b, int64_t k, int64_t n, int64_t k_stride
 
 #define BLOCK_ROWS 96               // rows of A and C in one task
 #define BLOCK_PANELS 4              // panels of B in one task
-#define BLOCK_DEPTH (2 * CPU_DEPTH) // elements of k taken at a time, so that the rows of A stay in the cache
+#define BLOCK_DEPTH (8 * CPU_DEPTH) // elements of k taken at a time, so that the rows of A stay in the cache
 
 // One product with one B. Rows of A and C are listed, so that batch dimensions that share B are rows like others.
 typedef struct {
@@ -318,9 +321,12 @@ typedef struct {
 
 // A with its k not contiguous: BLOCK_ROWS x depth of it as [depth, BLOCK_ROWS].
 static void pack_block(float *dst, const gemm *g, int64_t row, int64_t rows, int64_t k0, int64_t depth) {
+    bool adjacent = true;
+    for (int64_t i = 1; i < rows; i++)
+        adjacent = adjacent && g->a_row[row + i] == g->a_row[row] + i;
     for (int64_t p = 0; p < depth; p++, dst += BLOCK_ROWS) {
         const float *a = g->a + (k0 + p) * g->a_step;
-        if (g->a_row[row + rows - 1] - g->a_row[row] == rows - 1)
+        if (adjacent)
             memcpy(dst, a + g->a_row[row], (size_t)rows * sizeof(float));
         else
             for (int64_t i = 0; i < rows; i++)

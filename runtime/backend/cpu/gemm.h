@@ -13,7 +13,7 @@
 
 #define CPU_PANEL_VECTORS (VF_LANES == 16 ? 4 : 2)
 #define CPU_PANEL (CPU_PANEL_VECTORS * VF_LANES) // columns of a full panel
-#define CPU_DEPTH 512                            // longest sum in one chain; longer ones lose accuracy
+#define CPU_DEPTH 128                            // longest sum in one chain; longer ones lose accuracy
 
 typedef struct {
     int64_t offset, length;
