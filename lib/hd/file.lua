@@ -91,6 +91,7 @@ function file.load(path)
   if not loader then return nil, ("load: '%s' has an unknown extension. known: %s"):format(path, KNOWN) end
   local data, extra = loader(path)
   if data == nil then return nil, "load: " .. extra end
+  if extra == nil then return data end
   return data, extra
 end
 
