@@ -165,7 +165,7 @@ function F.dropout(x, opts)
   if o.p < 0 or o.p > 1 then check.fail("dropout", "p is wrong: got %g, expected 0 to 1", o.p) end
   if not o.training or o.p == 0 then return x end
   if o.p == 1 then return x * 0 end
-  local keep = core.rand(x:shape(), { rng = o.rng }):ge(o.p):to(x:dtype())
+  local keep = core.rand_like(x, { rng = o.rng }):ge(o.p):to(x:dtype())
   return x * (keep / (1 - o.p))
 end
 

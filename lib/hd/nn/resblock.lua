@@ -61,7 +61,8 @@ local function activate(self, x) return self.activation and self.activation(x) o
 
 -- SiLU(norm(h) * (1 + scale) + shift)
 local function modulated(self, h, e)
-  local scale, shift = table.unpack(e:chunk(2, 2))
+  local c = h:size(2)
+  local scale, shift = e:narrow(2, 1, c), e:narrow(2, c + 1, c)
   h = self.norm2(h) * (scale + 1) + shift
   return self.activation and self.activation(h) or core.op.silu(h)
 end

@@ -33,8 +33,8 @@ function weights.full(shape, value) return Parameter(core.full(shape, value)) en
 ---@return T
 function weights.zero(layer)
   local _ <close> = core.no_grad()
-  layer.weight:zero_()
-  if layer.bias then layer.bias:zero_() end
+  layer.weight:copy_(0)
+  if layer.bias then layer.bias:copy_(0) end
   return layer
 end
 

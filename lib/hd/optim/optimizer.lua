@@ -48,12 +48,7 @@ function Optimizer:setup(params, opts, spec)
 end
 
 -- Zeros like a parameter, in its memory order, that no scope releases.
-local function moment(p)
-  local _ <close> = core.no_grad()
-  local m = p:detach():clone()
-  core.keep(m)
-  return m:zero_()
-end
+local function moment(p) return core.keep(core.zeros_like(p)) end
 
 --- The state of one parameter, made at its first step: its step count, and a tensor of zeros for each name.
 ---@param p hd.Tensor
@@ -86,11 +81,7 @@ function Optimizer:zero_grad()
   for _, p in ipairs(self.numbered) do p:set_grad(nil) end
 end
 
-local function scalar(value)
-  local x = core.tensor(value, { dtype = "f64" })
-  core.keep(x)
-  return x
-end
+local function scalar(value) return core.tensor(value, { dtype = "f64" }) end
 
 --- Everything that the next step depends on, but the parameters: moments, step counts, rates.
 ---@return table<string, hd.Tensor>

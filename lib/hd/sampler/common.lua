@@ -39,7 +39,7 @@ end
 ---@param x hd.Tensor
 ---@param rng? hd.Generator
 ---@return hd.Tensor
-function common.noise_like(x, rng) return core.randn(x:shape(), { rng = rng, dtype = x:dtype() }) end
+function common.noise_like(x, rng) return core.randn_like(x, { rng = rng }) end
 
 --- Run `step(x, sigma, next, i, scope) -> next x, denoised` from sigmas[1] to the last.
 ---@param where string

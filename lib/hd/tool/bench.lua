@@ -176,9 +176,16 @@ end
 
 local function quoted(text) return "'" .. text:gsub("'", "'\\''") .. "'" end
 
+-- The program that runs this, as it was called: the first word of the command line.
+local function program()
+  local first = 0
+  while arg[first - 1] do first = first - 1 end
+  return arg[first]
+end
+
 -- Run one workload in a new process of the same program; its record, or nil and what it printed last.
 local function run_apart(name, args)
-  local command = ("%s -m bench --child %s --threads %d --seed %d"):format(quoted(core.options.program), name,
+  local command = ("%s -m bench --child %s --threads %d --seed %d"):format(quoted(program()), name,
     args.threads, args.seed)
   local pipe = assert(io.popen(command .. " 2>&1"))
   local last, record
