@@ -516,24 +516,26 @@ static hd_status norm_back_any(const hd_norm_back_args *a) {
 // Choice
 // ------------------------------------------------------------------------------------------------------------------
 
+enum { SMALLEST = 16 }; // elements of a group: below, the terms of a gradient may cancel, so doubles are used
+
 static bool channels_fastest(const hd_view *v) { return !v->data || v->shape[1] == 1 || v->strides[1] == 1; }
 static bool dense_vector(const hd_view *v) { return !v->data || v->shape[0] == 1 || v->strides[0] == 1; }
+static bool vectors_pay(const hd_view *x, int64_t groups) {
+    const int64_t c = x->shape[1], p = x->shape[2];
+    return x->dtype == HD_F32 && c / groups * p >= SMALLEST && (p == 1 || c >= VF_LANES / 2);
+}
 
 hd_status cpu_norm(const hd_norm_args *a) {
-    const int64_t c = a->x.shape[1], p = a->x.shape[2];
     if (hd_view_numel(&a->x) == 0)
         return HD_OK;
-    const bool fast = a->x.dtype == HD_F32 && channels_fastest(&a->x) && channels_fastest(&a->y);
-    if (fast && p == 1 && dense_vector(&a->w) && dense_vector(&a->b))
-        return norm_rows(a);
-    return fast && (c >= VF_LANES / 2 || p == 1) ? norm_channels(a) : norm_any(a);
+    if (!vectors_pay(&a->x, a->groups) || !channels_fastest(&a->x) || !channels_fastest(&a->y))
+        return norm_any(a);
+    return a->x.shape[2] == 1 && dense_vector(&a->w) && dense_vector(&a->b) ? norm_rows(a) : norm_channels(a);
 }
 
 hd_status cpu_norm_back(const hd_norm_back_args *a) {
-    const int64_t c = a->x.shape[1], p = a->x.shape[2];
-    const bool fast = a->x.dtype == HD_F32 && hd_view_numel(&a->x) > 0 && channels_fastest(&a->x) &&
-                      channels_fastest(&a->dy) && channels_fastest(&a->dx);
-    if (fast && p == 1 && dense_vector(&a->w) && dense_vector(&a->b))
-        return norm_back_rows(a);
-    return fast && (c >= VF_LANES / 2 || p == 1) ? norm_back_channels(a) : norm_back_any(a);
+    if (!vectors_pay(&a->x, a->groups) || !channels_fastest(&a->x) || !channels_fastest(&a->dy) ||
+        !channels_fastest(&a->dx))
+        return norm_back_any(a);
+    return a->x.shape[2] == 1 && dense_vector(&a->w) && dense_vector(&a->b) ? norm_back_rows(a) : norm_back_channels(a);
 }

@@ -281,11 +281,12 @@ static void add_parts(const reduction *r, const total *parts, int64_t cuts) {
 static hd_status reduce_all(const reduction *r, bool columns) {
     const int64_t outputs = r->kept.numel, elements = r->reduced.numel;
     int64_t cut = CUT, group = elements > 0 ? CPU_PIECE / elements : CPU_PIECE;
+    group = group < 1 ? 1 : group;
     if (columns) { // whole tiles, cut earlier: an output's elements lie far apart
         group = (group + TILE - 1) / TILE * TILE;
         cut = CUT / (outputs < group ? outputs : group);
+        cut = cut < 1 ? 1 : cut;
     }
-    group = group < 1 ? 1 : group;
     const int64_t groups = (outputs + group - 1) / group, cuts = elements > cut ? (elements + cut - 1) / cut : 1;
     total *parts = NULL;
     if (cuts > 1 && !(parts = hd_alloc((size_t)(cuts * outputs) * sizeof *parts)))

@@ -71,7 +71,8 @@ static void softmax_back_dense(const line *s) {
     }
 }
 
-#define DEFINE_ANY(name, type)                                                                                         \
+// `wide` holds the gradient's sum: its difference to dy may cancel.
+#define DEFINE_ANY(name, type, wide)                                                                                   \
     static void softmax_##name(const line *s) {                                                                        \
         type *y = s->p[0];                                                                                             \
         const type *x = s->p[1];                                                                                       \
@@ -88,16 +89,16 @@ static void softmax_back_dense(const line *s) {
     static void softmax_back_##name(const line *s) {                                                                   \
         type *dx = s->p[0];                                                                                            \
         const type *y = s->p[1], *dy = s->p[2];                                                                        \
-        double sum = 0;                                                                                                \
+        wide sum = 0;                                                                                                  \
         for (int64_t i = 0; i < s->n; i++)                                                                             \
-            sum += (double)dy[i * s->strides[2]] * (s->log ? 1 : (double)y[i * s->strides[1]]);                        \
+            sum += (wide)dy[i * s->strides[2]] * (s->log ? 1 : (wide)y[i * s->strides[1]]);                            \
         for (int64_t i = 0; i < s->n; i++) {                                                                           \
-            const double g = (double)dy[i * s->strides[2]], v = (double)y[i * s->strides[1]];                          \
-            dx[i * s->strides[0]] = (type)(s->log ? g - exp(v) * sum : v * (g - sum));                                 \
+            const wide g = (wide)dy[i * s->strides[2]], v = (wide)y[i * s->strides[1]];                                \
+            dx[i * s->strides[0]] = (type)(s->log ? g - (wide)exp((double)v) * sum : v * (g - sum));                   \
         }                                                                                                              \
     }
-DEFINE_ANY(f32, float)
-DEFINE_ANY(f64, double)
+DEFINE_ANY(f32, float, double)
+DEFINE_ANY(f64, double, long double)
 
 typedef void line_function(const line *);
 

@@ -277,6 +277,8 @@ void cpu_loop_run_range(const cpu_loop *loop, cpu_kernel *kernel, const void *co
     const int inner = loop->ndim - 1;
     stage s;
     cursor c;
+    if (first >= last) // an empty loop has extents of 0, which cursor_set could not divide by
+        return;
     cursor_set(&c, loop, first);
     while (first < last) {
         int64_t n = last - first;

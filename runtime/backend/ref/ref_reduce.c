@@ -139,11 +139,11 @@ hd_status ref_softmax(const hd_softmax_args *a) {
 
 // softmax: dx = y (dy - sum dy y); log_softmax: dx = dy - exp(y) sum dy. In place on dy.
 static void softmax_back_line(const double *y, double *dy, int64_t n, int64_t step, bool log_) {
-    double sum = 0;
+    long double sum = 0; // its difference to dy may cancel
     for (int64_t j = 0; j < n; j++)
-        sum += dy[j * step] * (log_ ? 1 : y[j * step]);
+        sum += (long double)dy[j * step] * (log_ ? 1 : y[j * step]);
     for (int64_t j = 0; j < n; j++)
-        dy[j * step] = log_ ? dy[j * step] - exp(y[j * step]) * sum : y[j * step] * (dy[j * step] - sum);
+        dy[j * step] = (double)(log_ ? dy[j * step] - exp(y[j * step]) * sum : y[j * step] * (dy[j * step] - sum));
 }
 
 hd_status ref_softmax_back(const hd_softmax_back_args *a) {
