@@ -258,7 +258,8 @@ describe("UNet", function()
     local net = small_unet()
     local state = net:state_dict()
     local prefix = "mid_block.attentions.0."
-    for _, pair in ipairs { { "to_q", "query" }, { "to_k", "key" }, { "to_v", "value" }, { "to_out.0", "proj_attn" } } do
+    local pairs_of_names = { { "to_q", "query" }, { "to_k", "key" }, { "to_v", "value" }, { "to_out.0", "proj_attn" } }
+    for _, pair in ipairs(pairs_of_names) do
       for _, part in ipairs { ".weight", ".bias" } do
         state[prefix .. pair[2] .. part], state[prefix .. pair[1] .. part] = state[prefix .. pair[1] .. part], nil
       end
