@@ -11,20 +11,19 @@ local function capture(command)
   return text
 end
 
-local function pause(seconds) os.execute("sleep " .. seconds) end
-
--- Call `condition` until it gives a true value, for at most 10 s; returns that value.
+-- Call `condition` until it gives a true value, for a minute at most (the machine may be busy); returns that value.
 local function eventually(what, condition)
-  for _ = 1, 100 do
+  local stop = os.time() + 60
+  while os.time() <= stop do
     local value = condition()
     if value then return value end
-    pause(0.1)
+    os.execute "sleep 0.1"
   end
   error("never happened: " .. what, 2)
 end
 
--- The script under test: shows frame 1, then the next one at each key "n". A frame has two columns of four 2x2 pictures
--- in one colour of its own. Each step is a line of the log.
+-- The script under test: shows frame 1, then the next one at each key "n". A frame has two columns of four 8x8 pictures
+-- in one colour of its own. It ends 20 steps after the window has gone.
 local SCRIPT = [[
 local hd = require "hd"
 local log = assert(io.open(arg[1], "w"))
@@ -32,14 +31,14 @@ log:setvbuf "line"
 local p <close>, reason = hd.preview.open { title = "preview spec", columns = { "left", "right" } }
 log:write(p and "open" or tostring(reason), "\n")
 local levels = { 80, 140, 200 }
-local frame, steps = 1, tonumber(arg[2])
-local function column(name, level) return { name = name, image = hd.full(4, 3, 2, 2, level, { dtype = "u8" }) } end
+local frame, left = 1, 20
+local function column(name, level) return { name = name, image = hd.full(4, 3, 8, 8, level, { dtype = "u8" }) } end
 local function show()
   p:show { column("left", levels[frame]), column("right", levels[frame] + 20) }
   p:text(("step %d"):format(frame))
 end
 if p then show() end
-for step = 1, steps do
+for step = 1, 5000 do
   os.execute "sleep 0.02"
   for _, event in ipairs(p and p:poll() or {}) do
     log:write(event.kind, " ", event.key or "", "\n")
@@ -49,12 +48,14 @@ for step = 1, steps do
     end
   end
   if p and step % 10 == 0 then p:text(("step %d"):format(step)) end
+  if not (p and p:is_open()) then left = left - 1 end
+  if left == 0 then break end
 end
 log:write "done\n"
 ]]
 
 describe("the preview window", function()
-  local folder, display, server
+  local folder, display, server, process, window
 
   local function path(name) return folder .. "/" .. name end
 
@@ -65,12 +66,11 @@ describe("the preview window", function()
     return text
   end
 
-  -- Start the script in the background; returns its process id.
-  local function start(steps, environment)
+  -- Start the script in the background under `environment` (words for env).
+  local function start(environment)
     os.remove(path "log")
-    local command = "cd %s && %s exec %s script.lua log %d >out 2>&1 & echo $!"
-    local pid = capture(("(" .. command .. ")"):format(folder, environment or ("DISPLAY=" .. display), hdlua, steps))
-    return assert(math.tointeger(tonumber(pid)))
+    local command = "(cd %s && exec env %s %s %s/script.lua log >out 2>&1 & echo $!)"
+    process = capture(command:format(folder, environment or ("DISPLAY=" .. display), hdlua, folder)):match "%d+"
   end
 
   local function logged(words)
@@ -82,16 +82,26 @@ describe("the preview window", function()
   local function xdotool(words) return capture(("DISPLAY=%s xdotool %s 2>/dev/null"):format(display, words)) end
 
   local function find_window()
-    return eventually("a window", function() return xdotool("search --name 'preview spec'"):match "%d+" end)
+    window = eventually("a window", function() return xdotool("search --name 'preview spec'"):match "%d+" end)
   end
 
-  -- How many pixels of the screen have the colour (r, g, b).
+  local function no_window()
+    eventually("no window", function() return xdotool("search --name 'preview spec'") == "" end)
+  end
+
+  -- A window that closes at the press takes xdotool with it, so the key is released once more.
+  local function press(key)
+    xdotool(("key --window %s %s"):format(window, key))
+    xdotool("keyup " .. key)
+  end
+
+  -- How many pixels of the window have the colour (r, g, b). xwd's format: big-endian 4-byte words, the header's length
+  -- first, the number of 12-byte colours at byte 76; then 4 bytes B G R 0 a pixel.
   local function count_colour(r, g, b)
-    local dump = capture(("DISPLAY=%s xwd -root -silent"):format(display))
-    local header, colours = (">I4"):unpack(dump), (">I4"):unpack(dump, 77)
-    local pattern = string.char(b, g, r, 0)
-    local n, from = 0, header + colours * 12 + 1
-    local first = from
+    local dump = capture(("DISPLAY=%s xwd -id %s -silent 2>/dev/null"):format(display, window))
+    if #dump < 80 then return 0 end -- the window is not there yet, or not any more
+    local first = (">I4"):unpack(dump) + 12 * (">I4"):unpack(dump, 77) + 1
+    local n, from, pattern = 0, first, string.char(b, g, r, 0)
     while true do
       local at = dump:find(pattern, from, true)
       if not at then return n end
@@ -114,103 +124,111 @@ describe("the preview window", function()
     file:write(SCRIPT)
     file:close()
     hdlua = capture("readlink -f " .. hdlua):gsub("%s+$", "")
-    local run = "exec Xvfb -displayfd 3 -screen 0 1280x800x24 -nolisten tcp 3>display >xvfb 2>&1"
+    local run = "exec Xvfb -displayfd 3 -screen 0 1280x800x24 -nolisten tcp -noreset 3>display >xvfb 2>&1"
     server = assert(capture(("(cd %s && %s & echo $!)"):format(folder, run)):match "%d+")
     display = ":" .. eventually("Xvfb", function() return read("display"):match "%d+" end)
+  end)
+
+  -- Kill the script, if this process number is still its own.
+  local function kill_script()
+    os.execute(("grep -qsF %s /proc/%s/cmdline && kill -9 %s"):format(folder, process, process))
+  end
+
+  after_each(function()
+    kill_script()
+    no_window()
   end)
 
   teardown(function() os.execute(("kill %s; rm -r %s"):format(server, folder)) end)
 
   it("shows the pixels of each frame, each one a square", function()
-    local pid = start(400)
-    local window = find_window()
+    start()
+    find_window()
     local area
     for frame, level in ipairs { 80, 140, 200 } do
-      if frame > 1 then xdotool(("key --window %s n"):format(window)) end
+      if frame > 1 then press "n" end
       local left, right = shows_frame(level)
       area = area or left
       assert.are.equal(area, left)
       assert.are.equal(area, right)
       assert.are.equal(0, count_grey(level == 80 and 140 or 80))
     end
-    local side = math.sqrt(area / 16)
+    local side = math.sqrt(area / 256)
     assert.are.equal(math.floor(side), side)
-    os.execute("kill " .. pid)
   end)
 
   it("reacts to its keys and passes on what is meant for the training", function()
-    local pid = start(600)
-    local window = find_window()
+    start()
+    find_window()
     local small = shows_frame(80)
-    xdotool(("key --window %s 1"):format(window))
+    press "1"
     eventually("one column large", function() return count_grey(80) > small and count_grey(100) == 0 end)
-    xdotool(("key --window %s 0"):format(window))
+    press "0"
     eventually("both columns", function() return count_grey(80) == small and count_grey(100) == small end)
     local function accent() return count_colour(0xe8, 0xa8, 0x52) end
     assert.are.equal(0, accent())
-    xdotool(("key --window %s s"):format(window))
+    press "s"
     eventually("the note of the save", function() return accent() > 0 end)
     logged "save"
     eventually("the note's end", function() return accent() == 0 end)
-    xdotool(("key --window %s space"):format(window))
+    press "space"
     logged "paused"
     eventually("the word paused", function() return accent() > 0 end)
-    xdotool(("key --window %s n"):format(window))
+    press "n"
     logged "key n"
+    os.execute "sleep 0.2"
     assert.are.equal(small, count_grey(80)) -- still the frame at which it was paused
-    xdotool(("key --window %s space"):format(window))
+    press "space"
     shows_frame(140)
     assert.are.equal(0, accent())
-    os.execute("kill " .. pid)
   end)
 
   it("fits its pictures to a new size", function()
-    local pid = start(400)
-    local window = find_window()
+    start()
+    find_window()
     local area = shows_frame(80)
     xdotool(("windowsize %s 400 300"):format(window))
     logged "resized"
     eventually("smaller pictures", function() return count_grey(80) > 0 and count_grey(80) < area end)
-    os.execute("kill " .. pid)
   end)
 
-  for _, how in ipairs { "windowclose", "windowkill", "key q", "key Escape" } do
+  for _, how in ipairs { "windowclose", "windowkill", "q", "Escape" } do
     it("may go by " .. how .. " and the training goes on", function()
-      start(150)
-      local window = find_window()
+      start()
+      find_window()
       shows_frame(80)
-      xdotool(how:find "^key" and ("key --window %s %s"):format(window, how:match "%S+$") or how .. " " .. window)
+      if how:find "^window" then xdotool(how .. " " .. window) else press(how) end
       logged "closed"
-      eventually("no window", function() return xdotool("search --name 'preview spec'") == "" end)
+      no_window()
       logged "done"
       assert.are.equal("", read "out")
     end)
   end
 
   it("may lose its process and the training goes on", function()
-    local pid = start(150)
+    start()
     find_window()
-    os.execute("kill -9 $(pgrep -P " .. pid .. " -f hd-preview-child)")
+    os.execute("kill -9 $(pgrep -P " .. process .. " -f hd-preview-child)")
     logged "closed"
     logged "done"
     assert.are.equal("", read "out")
   end)
 
   it("ends when the training is killed", function()
-    local pid = start(1000)
+    start()
     find_window()
-    os.execute("kill -9 " .. pid)
-    eventually("no window", function() return xdotool("search --name 'preview spec'") == "" end)
+    kill_script()
+    no_window()
   end)
 
   it("gives a reason where there is no display, and the training goes on", function()
-    start(2, "env -u DISPLAY -u WAYLAND_DISPLAY")
+    start("-u DISPLAY -u WAYLAND_DISPLAY")
     logged "preview: no display: neither DISPLAY nor WAYLAND_DISPLAY is set"
     logged "done"
   end)
 
   it("gives a reason where the display does not answer", function()
-    start(2, "env -u WAYLAND_DISPLAY -u SDL_VIDEODRIVER DISPLAY=:99999")
+    start("-u WAYLAND_DISPLAY -u SDL_VIDEODRIVER DISPLAY=:99999")
     logged "preview: no display.*"
     logged "done"
   end)
