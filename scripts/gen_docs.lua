@@ -104,6 +104,44 @@ end
 
 local c_comments = read_c_comments()
 
+-- The values of op_list.def that are no tensors.
+local VALUE_TYPES = {
+  alpha = "number", beta = "number", value = "number", scale = "number", eps = "number", dtype = "string",
+  mode = "string", activation = "string", keepdim = "boolean", unbiased = "boolean", align_corners = "boolean",
+  dim = "integer", dim2 = "integer", start = "integer", length = "integer", index = "integer", groups = "integer",
+  dims = "integer|integer[]", sizes = "integer[]", order = "integer[]", pads = "integer[]", size = "integer|integer[]",
+  scale_factor = "number|number[]", kernel = "integer|integer[]", stride = "integer|integer[]",
+  padding = "integer|integer[]", dilation = "integer|integer[]", output_padding = "integer|integer[]",
+}
+
+-- One word of a signature in op_list.def: "weight?" -> { name, type, text }.
+local function op_argument(word, first)
+  local name, suffix = word:match "^([%a_][%w_]*)(.*)$"
+  local kind = not first and not suffix:find(":t", 1, true) and VALUE_TYPES[name] or "hd.Tensor"
+  if suffix:find("#", 1, true) then kind = kind .. "|number" end
+  if suffix:find("*", 1, true) then kind = kind .. "[]" end
+  return { name .. (suffix:find("?", 1, true) and "?" or ""), kind, "" }
+end
+
+-- op_list.def: name -> { params, options, text, inplace }.
+local function read_ops()
+  local ops = {}
+  for _, line in ipairs(source "runtime/ops/op_list.def") do
+    local name, signature = line:match '^HD_OP%(([%w_]+),%s*"([^"]*)"'
+    if name then
+      local op = { params = {}, options = {}, forms = line:match '"([FMI!]+)", ".*"%)$' }
+      op.text = line:match '"[FMI!]+", "(.*)"%)$':gsub('\\"', '"'):gsub("^%l", string.upper)
+      local values, options = signature:match "^([^|]*)|?(.*)$"
+      for word in values:gmatch "%S+" do op.params[#op.params + 1] = op_argument(word, #op.params == 0) end
+      for word in options:gmatch "%S+" do op.options[#op.options + 1] = word .. " =" end
+      ops[name] = op
+    end
+  end
+  return ops
+end
+
+local ops = read_ops()
+
 -- Entries ---------------------------------------------------------------------------------------------------------
 
 local entries, by_name = {}, {}
@@ -136,16 +174,38 @@ local function path_of(f)
   return path, info.linedefined
 end
 
+-- An op as function or method, plain or in place (x:exp_).
+local function add_op(name, op, kind)
+  local params, notes, words = {}, {}, {}
+  for i = kind == "method" and 2 or 1, #op.params do params[#params + 1] = op.params[i] end
+  if #op.options > 0 then params[#params + 1] = { "opts?", "table", "{" .. table.concat(op.options, ", ") .. "}" } end
+  for i, p in ipairs(params) do
+    words[i] = p[1]
+    notes[i] = ("@param %s %s  %s"):format(p[1], p[2], p[3]):gsub("%s+$", "")
+  end
+  notes[#notes + 1] = "@return hd.Tensor"
+  local in_place = name:find "_$" and not ops[name:match "[%w_]+$"]
+  return add {
+    name = name, kind = kind, signature = ("%s(%s)"):format(name, table.concat(words, ", ")),
+    text = op.text .. (in_place and "; in place" or ""), notes = notes, params = #params > 0 and params or nil,
+    returns = { { "", "hd.Tensor", "" } },
+  }
+end
+
+local function add_c_function(name, kind)
+  local comment, last = c_comments[name], name:match "[%w_]+$"
+  local op = ops[last] or ops[last:gsub("_$", "")]
+  if comment then
+    return add { name = name, kind = kind, signature = comment.signature, text = comment.text, notes = {} }
+  elseif op then
+    return add_op(name, op, kind)
+  end
+  undocumented[#undocumented + 1] = name
+end
+
 local function add_function(name, f, kind)
   local path, line = path_of(f)
-  if not path then
-    local comment = c_comments[name]
-    if not comment then
-      undocumented[#undocumented + 1] = name
-      return
-    end
-    return add { name = name, kind = kind, signature = comment.signature, text = comment.text, notes = {} }
-  end
+  if not path then return add_c_function(name, kind) end
   local comment = comment_above(path, line)
   if not comment then
     undocumented[#undocumented + 1] = ("%s (%s:%d)"):format(name, path, line)
@@ -165,17 +225,23 @@ local function is_class(value)
   return type(mt) == "table" and type(mt.__name) == "string" and mt.__name:find "^class " ~= nil
 end
 
--- The line that makes the class, in the file where its methods stand.
-local function class_line(cls)
-  for _, key in ipairs(sorted_keys(cls)) do
-    local path = type(cls[key]) == "function" and path_of(cls[key])
-    if path then
-      for number, line in ipairs(source(path)) do
-        if line:find("class[%s(]*[\"']" .. cls.name:gsub("%p", "%%%0") .. "[\"']") then return path, number end
+-- The comments with a `---@class NAME` annotation: NAME -> comment.
+local function read_class_comments()
+  local found = {}
+  for _, path in ipairs(files "find lib/hd -name '*.lua'") do
+    for number, line in ipairs(source(path)) do
+      local name = line:match "^%-%-%-@class%s+([%w_.]+)"
+      if name then
+        local below = number
+        while (source(path)[below] or ""):find "^%-%-%-" do below = below + 1 end
+        found[name] = comment_above(path, below)
       end
     end
   end
+  return found
 end
+
+local class_comments = read_class_comments()
 
 local function inherits(cls, key)
   local base = rawget(cls, "super")
@@ -183,12 +249,10 @@ local function inherits(cls, key)
 end
 
 local function add_class(name, cls)
-  local path, number = class_line(cls)
-  local comment = path and comment_above(path, number)
-  local init = rawget(cls, "init")
+  local comment, init = class_comments[name], cls.init
   local init_comment = init and comment_above(path_of(init))
-  if not comment and not init_comment then
-    undocumented[#undocumented + 1] = name .. (path and (" (%s:%d)"):format(path, number) or "")
+  if not (comment and comment.text ~= "") and not init_comment then
+    undocumented[#undocumented + 1] = ("%s (a comment with ---@class %s)"):format(name, name)
     return
   end
   comment = comment or { text = "", notes = {} }
@@ -204,8 +268,8 @@ local function add_class(name, cls)
   for _, key in ipairs(sorted_keys(cls)) do
     local value = rawget(cls, key)
     if type(value) == "function" and not key:find "^_" and key ~= "init" then
-      local documented = not path_of(value) or comment_above(path_of(value))
-      if documented or not inherits(cls, key) then add_function(name .. ":" .. key, value, "method") end
+      local own = path_of(value) and comment_above(path_of(value))
+      if own and own.text ~= "" or not inherits(cls, key) then add_function(name .. ":" .. key, value, "method") end
     end
   end
 end

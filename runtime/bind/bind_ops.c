@@ -291,7 +291,8 @@ static int l_op(lua_State *L) {
         const param *p = &s->params[i];
         if (p->by_name_only)
             break;
-        const bool absent = lua_isnoneornil(L, arg) || (is_options(L, arg) && arg == last && !p->list);
+        const bool sizes = p->value && p->value->kind == V_SIZES; // {} is the shape of a 0-d tensor
+        const bool absent = arg > last || lua_isnil(L, arg) || (arg == last && !p->list && !sizes && is_options(L, arg));
         if (absent && !p->optional)
             wrong(L, s, p->name, arg, p->tensor ? "a tensor" : "a value");
         if (p->list) {
@@ -303,9 +304,9 @@ static int l_op(lua_State *L) {
             else if (!t && !absent)
                 wrong(L, s, p->name, arg, p->number_too ? "a tensor or a number" : "a tensor");
             in[nin++] = t;
-            arg += !absent || lua_isnil(L, arg);
+            arg += !absent || (arg <= last && lua_isnil(L, arg));
         } else {
-            arg += absent ? lua_isnil(L, arg) : read_value(L, s, p, arg, &args);
+            arg += absent ? arg <= last && lua_isnil(L, arg) : read_value(L, s, p, arg, &args);
         }
     }
     if (arg == last && is_options(L, arg))

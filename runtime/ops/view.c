@@ -305,10 +305,14 @@ hd_status hd_select_backward(hd_op_call *c) {
 // flip: a copy with the named dimensions reversed; its own inverse.
 static hd_status flipped(const hd_op_call *c, const hd_tensor *x, hd_tensor **out) {
     hd_view v = hd_tensor_as_view(x);
+    bool seen[HD_MAX_DIMS] = {false};
     HD_CHECK(hd_tensor_new_like(x, x->dtype, out));
     for (int i = 0; i < c->args->ndims; i++) {
         int d;
         HD_CHECK(hd_dim("flip", c->args->dims[i], x->ndim, &d));
+        if (seen[d])
+            return hd_fail(HD_ESHAPE, "flip: dimension %d is named twice", d + 1);
+        seen[d] = true;
         if (v.shape[d] > 0)
             v.data = (char *)v.data + (v.shape[d] - 1) * v.strides[d] * (int64_t)hd_dtype_size(v.dtype);
         v.strides[d] = -v.strides[d];

@@ -1,0 +1,283 @@
+-- Every op of runtime/ops/op_list.def against its samples (tests/ops/samples.lua), each tensor in three memory layouts:
+-- values and f32 gradients of cpu agree with those of ref, f64 gradients agree with finite differences on both back
+-- ends, methods and in-place forms do the same, inputs stay as they were, and wrong calls say what is wrong.
+
+local hd = require "hd"
+local core = require "hd.core"
+local samples = dofile "tests/ops/samples.lua"
+
+local LAYOUTS = { "row", "last", "view" }
+local FORWARD, GRADIENT = 1e-6, 2e-6 -- relative L2 distances between cpu and ref in f32
+
+-- op_list.def: list of { name =, signature =, forms = } in its order.
+local function read_ops()
+  local list = {}
+  for line in io.lines "runtime/ops/op_list.def" do
+    local name, signature, forms = line:match '^HD_OP%(([%w_]+),%s*"([^"]*)",.-"([FMI!]+)"'
+    if name then list[#list + 1] = { name = name, signature = signature, forms = forms } end
+  end
+  return list
+end
+
+-- Tensors from descriptions ---------------------------------------------------------------------------------------
+
+local DRAW = {
+  normal = function(shape, rng) return core.randn(shape, { rng = rng, dtype = "f64" }) end,
+  positive = function(shape, rng) return core.rand(shape, { rng = rng, dtype = "f64" }) * 1.7 + 0.3 end,
+  integer = function(shape, rng) return core.randint(-3, 3, shape, { rng = rng }) end,
+  columns = function(shape, rng) return core.randn(shape, { rng = rng }):channels_last() end,
+  bool = function(shape, rng) return core.randint(0, 1, shape, { rng = rng }):to "bool" end,
+  index = function(shape, rng, limit) return core.randint(1, limit, shape, { rng = rng }) end,
+  beyond = function(shape, _, limit) return core.full(shape, limit + 1, { dtype = "i64" }) end,
+}
+
+local function is_float(x) return x:dtype() == "f32" or x:dtype() == "f64" end
+
+-- The same values inside a larger tensor whose dimensions lie in the opposite order; what lies around them is NaN.
+local function as_view(x)
+  local around = is_float(x) and 0 / 0 or 1
+  local larger, order, n = {}, {}, x:dim()
+  if n == 0 then return core.full({ 3 }, around, { dtype = x:dtype() }):select(1, 2):copy_(x) end
+  for d = 1, n do larger[d], order[d] = x:size(n + 1 - d) + 2, n + 1 - d end
+  local y = core.full(larger, 1, { dtype = x:dtype() })
+  if is_float(x) then y:copy_(around) end
+  y = y:permute(order)
+  for d = 1, n do y = y:narrow(d, 2, x:size(d)) end
+  return y:copy_(x)
+end
+
+local function in_layout(x, layout)
+  if layout == "last" then return x:channels_last():clone() end
+  return layout == "view" and as_view(x) or x:clone()
+end
+
+-- The same as ops that gradients go through.
+local function moved_to_layout(x, layout)
+  local order, border = {}, {}
+  if layout == "row" or x:dim() == 0 then return x end
+  if layout == "last" then return x:channels_last() end
+  for d = 1, x:dim() do order[d], border[2 * d - 1], border[2 * d] = x:dim() + 1 - d, 1, 1 end
+  local y = core.op.pad(x, border):permute(order):contiguous():permute(order)
+  for d = 1, x:dim() do y = y:narrow(d, 2, x:size(d)) end
+  return y
+end
+
+-- The arguments of a case in row-major memory, and the places of the float tensors among them.
+local function build(case, dtype)
+  local rng, args, floats = core.rng(17), { n = #case }, {}
+  local function put(holder, key, value)
+    if samples.is_description(value) then
+      local x = DRAW[value.kind](value.shape, rng, value.limit)
+      if is_float(x) then
+        x = x:to(dtype) -- keeps the memory order
+        floats[#floats + 1] = { holder = holder, key = key }
+      end
+      holder[key] = x
+    elseif type(value) == "table" and samples.is_description(value[1]) then
+      holder[key] = {}
+      for i, inner in ipairs(value) do put(holder[key], i, inner) end
+    elseif value ~= samples.NIL then
+      holder[key] = value
+    end
+  end
+  for i, value in ipairs(case) do put(args, i, value) end
+  return args, floats
+end
+
+-- Every tensor of the arguments in another layout.
+local function lay_out(args, layout)
+  for i = 1, args.n do
+    local value = args[i]
+    if type(value) == "userdata" then
+      args[i] = in_layout(value, layout)
+    elseif type(value) == "table" then
+      for k, x in ipairs(value) do value[k] = type(x) == "userdata" and in_layout(x, layout) or x end
+    end
+  end
+  return args
+end
+
+local function call(op, case, args)
+  local f = case.call or samples.ops[op.name].call
+  if f then return f(core.op, table.unpack(args, 1, args.n)) end
+  return core.op[op.name](table.unpack(args, 1, args.n))
+end
+
+-- Comparison ------------------------------------------------------------------------------------------------------
+
+local function numbers(x)
+  if x:dtype() == "bool" then x = x:to "u8" end
+  return x:clone():reshape(-1):totable()
+end
+
+-- Relative L2 distance; infinite where one is not a number and the other is.
+local function distance(x, y)
+  local a, b = numbers(x), numbers(y)
+  local sum, norm = 0, 0
+  for i = 1, #b do
+    if a[i] ~= b[i] and not (a[i] ~= a[i] and b[i] ~= b[i]) then
+      local d = a[i] - b[i]
+      sum = d == d and sum + d * d or math.huge
+    end
+    if b[i] == b[i] then norm = norm + b[i] * b[i] end
+  end
+  return sum == 0 and 0 or math.sqrt(sum / norm)
+end
+
+local function assert_close(x, y, limit, what)
+  assert.same(y:shape(), x:shape(), what)
+  assert.equal(y:dtype(), x:dtype(), what)
+  local d = distance(x, y)
+  assert(d <= limit, ("%s: relative distance %.3g, expected at most %.3g"):format(what, d, limit))
+end
+
+local function on(backend, f)
+  local before = core.backend()
+  core.backend(backend)
+  local results = table.pack(pcall(f))
+  core.backend(before)
+  if not results[1] then error(results[2], 0) end
+  return table.unpack(results, 2, results.n)
+end
+
+-- What the case gives on a back end: the result, and where it has one the gradient of every float input.
+local function evaluate(op, case, dtype, layout, backend)
+  return on(backend, function()
+    local args, floats = build(case, dtype)
+    local inputs, before, gradients, wants = {}, {}, {}, case.grad ~= false
+    lay_out(args, layout)
+    for i, place in ipairs(floats) do
+      inputs[i] = place.holder[place.key]
+      before[i] = inputs[i]:clone()
+      if wants then inputs[i]:requires_grad_() end
+    end
+    local y = call(op, case, args)
+    for i, x in ipairs(inputs) do assert(x:detach():equal(before[i]), ("input %d was changed"):format(i)) end
+    if wants then
+      local dy = core.randn(y:shape(), { rng = core.rng(29), dtype = "f64" }):to(y:dtype())
+      y:backward(in_layout(dy, layout))
+      for i, x in ipairs(inputs) do gradients[i] = x:grad() end
+    end
+    return y:detach(), gradients
+  end)
+end
+
+local function layouts_of(case) return case.layouts or LAYOUTS end
+
+local function check_against_ref(op, case, dtype, forward_limit, gradient_limit)
+  local expected, expected_gradients = evaluate(op, case, dtype, "row", "ref")
+  for _, layout in ipairs(layouts_of(case)) do
+    for _, backend in ipairs { "cpu", "ref" } do
+      local what = ("%s, %s, layout %s"):format(backend, dtype, layout)
+      local y, gradients = evaluate(op, case, dtype, layout, backend)
+      assert_close(y, expected, case.exact and 0 or forward_limit, what)
+      for i, g in ipairs(expected_gradients) do
+        assert(gradients[i], what .. ": no gradient of input " .. i)
+        assert_close(gradients[i], g, gradient_limit, ("%s, gradient %d"):format(what, i))
+      end
+    end
+  end
+end
+
+local function check_gradients(op, case)
+  for _, layout in ipairs(layouts_of(case)) do
+    for _, backend in ipairs(layout == "row" and { "cpu", "ref" } or { "cpu" }) do
+      on(backend, function()
+        local args, floats = build(case, "f64")
+        local inputs = {}
+        for i, place in ipairs(floats) do inputs[i] = place.holder[place.key]:requires_grad_() end
+        local function f(...)
+          local moved = { ... }
+          for i, place in ipairs(floats) do place.holder[place.key] = moved_to_layout(moved[i], layout) end
+          return call(op, case, args)
+        end
+        local ok, message = hd.gradcheck(f, inputs, { atol = 1e-7, rtol = 1e-5 })
+        assert(ok, ("%s, layout %s: %s"):format(backend, layout, message))
+      end)
+    end
+  end
+end
+
+-- A case as text for the test's name.
+local function describe_case(case)
+  local words = {}
+  for i, value in ipairs(case) do
+    if samples.is_description(value) then
+      words[i] = "[" .. table.concat(value.shape, ",") .. "]"
+    elseif type(value) == "table" and samples.is_description(value[1]) then
+      words[i] = ("{%d tensors}"):format(#value)
+    elseif type(value) == "table" then
+      words[i] = value == samples.NIL and "nil" or #value > 0 and "{" .. table.concat(value, ",") .. "}" or "{options}"
+    else
+      words[i] = tostring(value)
+    end
+  end
+  return table.concat(words, " ")
+end
+
+-- Tests -----------------------------------------------------------------------------------------------------------
+
+local listed = read_ops()
+
+describe("op list", function()
+  it("has samples for every op, and none for others", function()
+    local known = {}
+    assert(#listed > 0)
+    for _, op in ipairs(listed) do
+      known[op.name] = true
+      local list = samples.ops[op.name]
+      assert(list and #list > 0 and list.errors, "tests/ops/samples.lua has no samples for " .. op.name)
+    end
+    for name in pairs(samples.ops) do assert(known[name], "op_list.def has no op " .. name) end
+  end)
+end)
+
+for _, op in ipairs(listed) do
+  local cases = samples.ops[op.name] or {}
+  describe(op.name, function()
+    for _, case in ipairs(cases) do
+      local text = describe_case(case)
+      it("agrees with ref in f32: " .. text, function()
+        check_against_ref(op, case, "f32", case.tolerance or FORWARD, GRADIENT)
+      end)
+      it("agrees with ref in f64: " .. text, function() check_against_ref(op, case, "f64", 1e-12, 1e-12) end)
+      if case.grad ~= false then
+        it("has the gradient of finite differences: " .. text, function() check_gradients(op, case) end)
+      end
+    end
+
+    if op.forms:find "M" and op.forms:find "F" then
+      it("is the same as a method", function()
+        local args = build(cases[1], "f32")
+        local x = args[1]
+        assert(x[op.name](table.unpack(args, 1, args.n)):equal(core.op[op.name](table.unpack(args, 1, args.n))))
+      end)
+    end
+
+    if op.forms:find "I" then
+      it("is the same in place", function()
+        for _, layout in ipairs(LAYOUTS) do
+          local case = cases[2]
+          local args = lay_out(build(case, "f32"), layout)
+          local expected = call(op, case, args)
+          local x = args[1]
+          assert.equal(x, x[op.name .. "_"](table.unpack(args, 1, args.n)))
+          assert(x:equal(expected))
+        end
+      end)
+    end
+
+    it("says what is wrong with a call", function()
+      local f = core.op[op.name] or core.ones(1)[op.name]
+      local first = { 5, match = op.name }
+      for _, wrong in ipairs { {}, first, table.unpack(cases.errors) } do
+        local args = build(wrong, "f32")
+        local ok, message = pcall(function() f(table.unpack(args, 1, args.n)) end)
+        local text = describe_case(wrong)
+        assert(not ok, "no error for " .. text)
+        assert(message:find(wrong.match or op.name), ("%s: %s, expected %s"):format(text, message, wrong.match))
+        assert(message:find "^tests/lua/ops_spec.lua:%d+: ", "not at the caller's line: " .. message)
+      end
+    end)
+  end)
+end

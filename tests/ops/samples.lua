@@ -1,0 +1,413 @@
+-- tests/ops/samples.lua: sample calls for every op of runtime/ops/op_list.def; tests/lua/ops_spec.lua runs them.
+-- ops.NAME = { case, case, ..., errors = { ... } }. A case lists the arguments in order, tensors as descriptions:
+--   t{2, 3}                 normal numbers                     t({2, 3}, "positive")   0.3 to 2
+--   t({2, 3}, "index", 7)   i64, 1 to 7                        t({2, 3}, "bool")
+-- Fields of a case: grad = false (no gradient to check), exact = true (cpu and ref must agree bit for bit),
+-- tolerance = relative L2 distance allowed between cpu and ref in f32 (default 1e-6).
+-- An error lists arguments too; `match` must stand in the message. Shapes are odd, or 1, or 0 on purpose.
+
+local samples = { NIL = {} } -- NIL stands for an argument that is nil
+
+local description = {}
+function samples.is_description(value) return getmetatable(value) == description end
+
+local function t(shape, kind, limit)
+  return setmetatable({ shape = shape, kind = kind or "normal", limit = limit }, description)
+end
+
+local NIL = samples.NIL
+local ops = {}
+samples.ops = ops
+
+-- Element-wise, one operand -----------------------------------------------------------------------------------------
+
+local function unary(kind, fields)
+  fields = fields or {}
+  local list = { errors = {} }
+  for _, shape in ipairs { {}, { 1 }, { 37 }, { 3, 5 }, { 2, 3, 5, 7 }, { 2, 5, 3 }, { 0, 4 }, { 2, 0, 3, 3 } } do
+    list[#list + 1] = { t(shape, kind), grad = fields.grad, exact = fields.exact }
+  end
+  return list
+end
+
+for _, name in ipairs { "neg", "abs", "square", "relu" } do ops[name] = unary("normal", { exact = true }) end
+for _, name in ipairs { "exp", "expm1", "sin", "cos", "tanh", "erf", "sigmoid", "softplus", "silu", "gelu" } do
+  ops[name] = unary "normal"
+end
+for _, name in ipairs { "log", "log1p", "sqrt", "rsqrt", "reciprocal" } do ops[name] = unary "positive" end
+for _, name in ipairs { "sign", "floor", "ceil", "round" } do ops[name] = unary("normal", { exact = true }) end
+ops.logical_not = unary("bool", { grad = false, exact = true })
+ops.logical_not.errors = { { t { 3 }, match = "expected bool" } }
+ops.isfinite = unary("normal", { grad = false, exact = true })
+ops.leaky_relu = { { t { 37 } }, { t { 2, 3, 5 }, 0.2 }, errors = { { t { 3 }, "steep", match = "number" } } }
+ops.clamp = {
+  { t { 37 }, -0.5, 0.5, exact = true }, { t { 2, 3, 5 }, NIL, 0.25, exact = true },
+  { t { 2, 3, 5 }, -0.25, exact = true },
+  errors = { { t { 3 }, "low", match = "number" } },
+}
+
+-- Element-wise, two operands ----------------------------------------------------------------------------------------
+
+-- Pairs of shapes that broadcast in every way, and a number.
+local function binary(kind, fields)
+  fields = fields or {}
+  local second = fields.second or kind
+  local list = {
+    errors = {
+      { t({ 2, 3 }, kind), t({ 2, 4 }, second), match = "%[2,3%].*%[2,4%]" },
+      { t({ 2, 3 }, kind), "three", match = "number" },
+    },
+  }
+  for _, pair in ipairs {
+    { { 3, 5 }, { 3, 5 } }, { { 2, 3, 5, 7 }, { 2, 3, 5, 7 } }, { { 2, 3, 5, 7 }, { 3, 1, 1 } }, { { 5 }, { 3, 1 } },
+    { { 2, 3, 1, 1 }, { 2, 1, 5, 3 } }, { {}, { 3, 5 } }, { { 2, 3, 4 }, {} }, { { 2, 3, 5 }, { 3, 1 } },
+    { { 0, 3 }, { 3 } },
+  } do
+    list[#list + 1] = { t(pair[1], kind), t(pair[2], second), grad = fields.grad, exact = fields.exact }
+  end
+  if fields.number ~= nil then
+    list[#list + 1] = { t({ 3, 5, 2 }, kind), fields.number, grad = fields.grad, exact = fields.exact }
+  end
+  return list
+end
+
+for _, name in ipairs { "add", "sub", "mul", "maximum", "minimum" } do
+  ops[name] = binary("normal", { number = 0.75, exact = true })
+end
+ops.div = binary("normal", { second = "positive", number = 0.75, exact = true })
+ops.pow = binary("positive", { second = "normal", number = 2.5 })
+for _, name in ipairs { "mod", "floordiv" } do
+  ops[name] = binary("normal", { second = "positive", number = 0.75, grad = false, exact = true })
+end
+for _, name in ipairs { "lt", "le", "gt", "ge", "eq", "ne" } do
+  ops[name] = binary("integer", { number = 1, grad = false, exact = true })
+end
+for _, name in ipairs { "logical_and", "logical_or" } do ops[name] = binary("bool", { grad = false, exact = true }) end
+
+ops.where = {
+  { t({ 3, 5 }, "bool"), t { 3, 5 }, t { 3, 5 }, exact = true },
+  { t({ 2, 1, 5, 3 }, "bool"), t { 2, 3, 5, 3 }, t { 3, 1, 1 }, exact = true },
+  { t({ 2, 3, 5 }, "bool"), t { 5 }, 0.5, exact = true }, { t({ 3, 1 }, "bool"), -1, t { 3, 4 }, exact = true },
+  errors = {
+    { t { 3 }, t { 3 }, t { 3 }, match = "expected bool" }, { t({ 3 }, "bool"), 1, 2, match = "expected a tensor" },
+    { t({ 3 }, "bool"), t { 4 }, t { 4 }, match = "%[3%].*%[4%]" },
+  },
+}
+ops.to = {
+  { t { 2, 3, 5 }, "f64", exact = true, grad = false }, { t { 2, 3, 5, 3 }, "i32", exact = true, grad = false },
+  { t { 7 }, "u8", exact = true, grad = false }, { t { 3, 5 }, "bool", exact = true, grad = false },
+  { t({ 3, 5 }, "integer"), "f32", exact = true, grad = false },
+  { t { 2, 3, 5 }, "float64", exact = true, grad = false },
+  errors = { { t { 3 }, "f16", match = "f16.*f32" }, { t { 3 }, 32, match = "expected f32" } },
+}
+
+-- Reductions --------------------------------------------------------------------------------------------------------
+
+local function reduction(kind, fields)
+  fields = fields or {}
+  local list = {
+    errors = {
+      { t({ 2, 3 }, kind), 3, match = "3" }, { t({ 2, 3 }, kind), 0, match = "0" },
+      { t({ 2, 3 }, kind), { 1, 1 }, match = "twice" }, { t({ 2, 3 }, kind), "rows", match = "dims" },
+    },
+  }
+  for _, case in ipairs {
+    { t({}, kind) }, { t({ 37 }, kind) }, { t({ 3, 5 }, kind) }, { t({ 3, 5 }, kind), 1 },
+    { t({ 3, 5 }, kind), -1, true },
+    { t({ 2, 3, 5, 7 }, kind), { 3, 4 } }, { t({ 2, 3, 5, 7 }, kind), { 1, 3, 4 }, true },
+    { t({ 2, 3, 5, 7 }, kind), 2 },
+    { t({ 2, 1, 5 }, kind), 2 }, { t({ 4, 3, 5 }, kind), { 1, -1 } },
+  } do
+    case.grad, case.exact, case.tolerance = fields.grad, fields.exact, fields.tolerance
+    list[#list + 1] = case
+  end
+  if fields.empty then list[#list + 1] = { t({ 0, 3 }, kind), 1, grad = false } end
+  if fields.empty == false then
+    list.errors[#list.errors + 1] = { t({ 0, 3 }, kind), 1, match = "no elements" }
+  end
+  return list
+end
+
+ops.sum, ops.mean = reduction("normal", { empty = true }), reduction "normal"
+ops.prod = reduction("positive", { empty = true })
+ops.amax, ops.amin = reduction("normal", { exact = true, empty = false }),
+reduction("normal", { exact = true, empty = false })
+for _, name in ipairs { "argmax", "argmin" } do
+  ops[name] = reduction("normal", { grad = false, exact = true, empty = false })
+end
+for _, name in ipairs { "all", "any" } do
+  ops[name] = reduction("bool", { grad = false, exact = true, empty = true })
+  table.insert(ops[name].errors, { t { 3 }, match = "expected bool" })
+end
+ops.var = reduction "normal"
+table.remove(ops.var, 9) -- one element has no unbiased variance
+table.remove(ops.var, 1)
+ops.var[#ops.var + 1] = { t { 3, 5 }, 2, { unbiased = false } }
+ops.norm, ops.logsumexp = reduction "normal", reduction "normal"
+
+local function along(fields)
+  local list = {
+    { t { 37 }, 1 }, { t { 3, 5 }, 2 }, { t { 3, 5 }, 1 }, { t { 2, 3, 5, 7 }, 2 }, { t { 2, 3, 5, 7 }, -1 },
+    { t { 2, 5, 1 }, 3 },
+    { t { 0, 3 }, 2 },
+    errors = { { t { 2, 3 }, 3, match = "3" }, { t { 2, 3 }, match = "dim" } },
+  }
+  for _, case in ipairs(list) do case.exact = fields and fields.exact end
+  return list
+end
+
+ops.cumsum, ops.softmax, ops.log_softmax = along(), along(), along()
+
+-- Views and moves: exact everywhere ---------------------------------------------------------------------------------
+
+ops.reshape = {
+  { t { 3, 5 }, { 5, 3 } }, { t { 2, 3, 4, 5 }, { 6, -1 } }, { t { 2, 3, 4, 5 }, { 2, 3, 20 } }, { t { 1 }, {} },
+  { t {}, { 1, 1 } },
+  { t { 2, 3, 5 }, { 30 } }, { t { 0, 3 }, { 3, 0 } },
+  errors = {
+    { t { 2, 3 }, { 4, 2 }, match = "%[2,3%].*%[4,2%]" }, { t { 2, 3 }, { -1, -1 }, match = "%-1" },
+    { t { 2, 3 }, { 4, -1 }, match = "element counts" }, { t { 2, 3 }, match = "sizes" },
+  },
+}
+ops.view = {
+  { t { 3, 5 }, { 15 }, layouts = { "row" } }, { t { 2, 3, 4, 5 }, { 6, -1 }, layouts = { "row" } },
+  { t { 2, 3, 4 }, { 2, 3, 2, 2 }, layouts = { "row" } }, { t { 3, 1, 5 }, { 3, 5 } }, { t { 3, 5 }, { 3, 1, 5 } },
+  errors = {
+    { t { 2, 3 }, { 4, 2 }, match = "%[2,3%].*%[4,2%]" },
+    { t({ 2, 3, 5, 7 }, "columns"), { 210 }, match = "reshape" },
+  },
+}
+ops.flatten = {
+  { t { 2, 3, 5, 4 } }, { t { 2, 3, 5, 4 }, 2 }, { t { 2, 3, 5, 4 }, 2, 3 }, { t { 2, 3, 5 }, -2, -1 }, { t {} },
+  errors = { { t { 2, 3, 4 }, 3, 2, match = "order" }, { t { 2, 3 }, 4, match = "4" } },
+}
+ops.permute = {
+  { t { 3, 5 }, { 2, 1 } }, { t { 2, 3, 5, 4 }, { 1, 3, 4, 2 } }, { t { 2, 3, 5 }, { -1, 1, 2 } },
+  errors = { { t { 2, 3 }, { 1, 1 }, match = "twice" }, { t { 2, 3 }, { 1 }, match = "number of dimensions" } },
+}
+ops.transpose = {
+  { t { 3, 5 }, 1, 2 }, { t { 2, 3, 5, 4 }, 2, -1 }, { t { 2, 3 }, 1, 1 },
+  errors = { { t { 2, 3 }, 1, 3, match = "3" } },
+}
+ops.expand = {
+  { t { 1, 5 }, { 3, 5 } }, { t { 3, 1, 1 }, { 2, 3, 4, 5 } }, { t { 2, 1, 4 }, { -1, 3, -1 } }, { t {}, { 2, 3 } },
+  errors = { { t { 2, 3 }, { 4, 3 }, match = "%[2,3%].*%[4,3%]" }, { t { 2, 3 }, { 3 }, match = "%[2,3%]" } },
+}
+ops.unsqueeze = {
+  { t { 3, 5 }, 1 }, { t { 3, 5 }, 2 }, { t { 3, 5 }, 3 }, { t { 2, 3, 5 }, -1 }, { t {}, 1 },
+  errors = { { t { 3, 5 }, 4, match = "4" } },
+}
+ops.squeeze = {
+  { t { 1, 3, 1, 5 } }, { t { 1, 3, 1, 5 }, 3 }, { t { 3, 5 }, 1 }, { t { 3, 1 }, -1 },
+  errors = { { t { 3, 1 }, 3, match = "3" } },
+}
+ops.narrow = {
+  { t { 7 }, 1, 2, 4 }, { t { 2, 5, 3, 4 }, 2, 2, 3 }, { t { 2, 5, 3 }, -1, -2, 2 }, { t { 3, 5 }, 1, 2, 0 },
+  { t { 3, 5 }, 2, 1, 5 },
+  errors = {
+    { t { 3, 5 }, 2, 4, 3, match = "%[3,5%]" }, { t { 3, 5 }, 2, 0, 3, match = "0" },
+    { t { 3, 5 }, 3, 1, 1, match = "3" },
+  },
+}
+ops.select = {
+  { t { 7 }, 1, 3 }, { t { 2, 5, 3, 4 }, 2, 4 }, { t { 2, 5, 3 }, 3, -1 }, { t { 2, 5, 3 }, -3, 2 },
+  errors = { { t { 3, 5 }, 2, 6, match = "6.*5" }, { t { 3, 5 }, 2, 0, match = "0" } },
+}
+ops.flip = {
+  { t { 7 }, 1 }, { t { 2, 3, 5, 4 }, { 3, 4 } }, { t { 2, 3, 5 }, -1 }, { t { 0, 3 }, 1 },
+  errors = { { t { 2, 3 }, 3, match = "3" }, { t { 2, 3 }, { 1, 1 }, match = "twice" } },
+}
+ops.contiguous = { { t { 3, 5 } }, { t { 2, 3, 5, 4 } }, { t {} }, { t { 0, 3 } }, errors = {} }
+ops.channels_last = { { t { 2, 3, 5, 4 } }, { t { 2, 3, 5 } }, { t { 3, 5 } }, { t { 2, 0, 3, 3 } }, errors = {} }
+ops.clone = { { t { 3, 5 } }, { t { 2, 3, 5, 4 } }, { t {} }, { t { 0, 3 } }, errors = {} }
+ops.copy_ = {
+  { t { 3, 5 }, t { 3, 5 } }, { t { 2, 3, 5, 4 }, t { 3, 1, 1 } }, { t { 2, 3 }, 0.5 },
+  call = function(op, x, y) return op.mul(x, 1):copy_(y) end, -- an op's result may be overwritten, a leaf may not
+  errors = {
+    { t { 3, 5 }, t { 3, 4 }, match = "copy_.*%[3,5%].*%[3,4%]" }, { t { 5 }, t { 3, 5 }, match = "%[3,5%].*%[5%]" },
+  },
+}
+ops.cat = {
+  { { t { 2, 3 }, t { 4, 3 } } }, { { t { 2, 3, 5, 4 }, t { 2, 2, 5, 4 }, t { 2, 1, 5, 4 } }, 2 }, { { t { 3 } }, 1 },
+  { { t { 2, 3 }, t { 2, 0 } }, -1 }, { { t { 2, 3, 5 }, t { 2, 3, 2 } }, 3 },
+  errors = {
+    { { t { 2, 3 }, t { 3, 3 } }, 2, match = "%[2,3%].*%[3,3%]" }, { {}, match = "cat" },
+    { { t { 2, 3 }, 5 }, match = "cat" },
+    { { t { 2, 3 } }, 3, match = "3" },
+  },
+}
+ops.pad = {
+  { t { 3, 5 }, { 1, 2 } }, { t { 2, 3, 5, 4 }, { 1, 1, 2, 0 } }, { t { 2, 3, 5 }, { -1, 2 }, 0.5 },
+  { t { 2, 3, 5, 4 }, { 0, 0, -1, -1, 1, 0 } },
+  errors = {
+    { t { 3, 5 }, { 1 }, match = "pairs" }, { t { 3 }, { 1, 1, 1, 1 }, match = "1" },
+    { t { 3, 5 }, { -3, -3 }, match = "%[3,5%]" },
+  },
+}
+ops.index_select = {
+  { t { 7 }, 1, t({ 5 }, "index", 7) }, { t { 3, 5, 2 }, 2, t({ 9 }, "index", 5) },
+  { t { 2, 3, 5, 4 }, 2, t({ 3 }, "index", 3) },
+  { t { 3, 5 }, -1, t({ 0 }, "index", 5) },
+  errors = {
+    { t { 3 }, 1, t({ 2 }, "beyond", 3), match = "expected 1 to 3" }, { t { 3 }, 1, t { 2 }, match = "type" },
+    { t { 3 }, 1, t({ 2, 2 }, "index", 3), match = "index" },
+  },
+}
+ops.gather = {
+  { t { 3, 5 }, 2, t({ 3, 4 }, "index", 5) }, { t { 3, 5 }, 1, t({ 2, 5 }, "index", 3) },
+  { t { 2, 3, 5 }, 3, t({ 2, 2, 7 }, "index", 5) },
+  { t { 7 }, 1, t({ 9 }, "index", 7) },
+  errors = {
+    { t { 3, 5 }, 2, t({ 3, 2 }, "beyond", 5), match = "expected 1 to 5" },
+    { t { 3, 5 }, 2, t({ 4, 2 }, "index", 5), match = "%[4,2%].*%[3,5%]" },
+  },
+}
+for _, name in ipairs {
+  "reshape", "view", "flatten", "permute", "transpose", "expand", "unsqueeze", "squeeze", "narrow", "select", "flip",
+  "contiguous", "channels_last", "clone", "copy_", "cat", "pad", "index_select", "gather",
+} do
+  for _, case in ipairs(ops[name]) do case.exact = true end
+end
+
+-- Products and layers -----------------------------------------------------------------------------------------------
+
+ops.matmul = {
+  { t { 3, 5 }, t { 5, 4 } }, { t { 2, 3, 5 }, t { 2, 5, 4 } }, { t { 2, 1, 3, 5 }, t { 3, 5, 2 } },
+  { t { 2, 3, 5 }, t { 5, 4 } },
+  { t { 5 }, t { 5 } }, { t { 3, 5 }, t { 5 } }, { t { 5 }, t { 2, 5, 3 } }, { t { 1, 17 }, t { 17, 1 } },
+  { t { 3, 0 }, t { 0, 4 } },
+  { t { 0, 3 }, t { 3, 2 } },
+  errors = {
+    { t { 3, 5 }, t { 4, 5 }, match = "%[3,5%].*%[4,5%]" },
+    { t { 2, 3, 5 }, t { 3, 5, 2 }, match = "%[2,3,5%].*%[3,5,2%]" },
+    { t {}, t { 3 }, match = "matmul" }, { t { 3, 5 }, 2, match = "tensor" },
+  },
+}
+ops.linear = {
+  { t { 3, 5 }, t { 4, 5 }, t { 4 } }, { t { 2, 3, 5 }, t { 4, 5 } }, { t { 5 }, t { 1, 5 }, t { 1 } },
+  { t { 2, 1, 3, 7 }, t { 3, 7 }, t { 3 } },
+  { t { 0, 5 }, t { 4, 5 }, t { 4 }, grad = false },
+  errors = {
+    { t { 3, 5 }, t { 4, 6 }, match = "%[3,5%].*%[4,6%]" }, { t { 3, 5 }, t { 4, 5 }, t { 5 }, match = "bias" },
+  },
+}
+ops.embedding = {
+  { t({ 7 }, "index", 5), t { 5, 3 } }, { t({ 2, 3 }, "index", 5), t { 5, 4 } }, { t({}, "index", 2), t { 2, 3 } },
+  errors = {
+    { t({ 2 }, "beyond", 5), t { 5, 3 }, match = "expected 1 to 5" }, { t { 2 }, t { 5, 3 }, match = "type" },
+  },
+}
+ops.conv1d = {
+  { t { 2, 3, 11 }, t { 4, 3, 3 }, t { 4 } }, { t { 1, 2, 7 }, t { 3, 2, 1 } },
+  { t { 2, 4, 9 }, t { 6, 2, 3 }, t { 6 }, { padding = 1, groups = 2 } },
+  { t { 2, 3, 13 }, t { 2, 3, 4 }, NIL, { stride = 2, padding = 2, dilation = 2 } },
+  { t { 3, 1, 5 }, t { 1, 1, 5 }, t { 1 } },
+  errors = {
+    { t { 2, 3, 5 }, t { 4, 2, 3 }, match = "conv1d: channel count differs: got input %[2,3,5%]" },
+    { t { 2, 3, 5, 5 }, t { 4, 3, 3 }, match = "conv1d" }, { t { 1, 1, 2 }, t { 1, 1, 3 }, match = "larger" },
+  },
+}
+ops.conv2d = {
+  { t { 2, 3, 6, 5 }, t { 4, 3, 3, 3 }, t { 4 }, { padding = 1 } }, { t { 1, 3, 5, 7 }, t { 2, 3, 1, 1 }, t { 2 } },
+  { t { 2, 4, 7, 5 }, t { 6, 4, 3, 3 }, NIL, { stride = 2, padding = 1 } },
+  { t { 1, 4, 5, 5 }, t { 4, 1, 3, 3 }, t { 4 }, { padding = 1, groups = 4 } },
+  { t { 2, 4, 6, 6 }, t { 2, 2, 2, 3 }, NIL, { stride = { 1, 2 }, padding = { 0, 1 }, groups = 2 } },
+  { t { 1, 2, 9, 8 }, t { 3, 2, 3, 3 }, t { 3 }, { dilation = 2, padding = 2 } },
+  { t { 1, 1, 4, 4 }, t { 2, 1, 4, 4 } },
+  { t { 1, 2, 5, 5 }, t { 2, 2, 5, 5 }, t { 2 }, { padding = 2 } },
+  { t { 1, 2, 1, 1 }, t { 2, 2, 3, 3 }, t { 2 }, { padding = 1 } },
+  { t { 0, 2, 4, 4 }, t { 3, 2, 3, 3 }, t { 3 }, grad = false },
+  { t { 1, 2, 7, 7 }, t { 3, 2, 2, 2 }, t { 3 }, { stride = 3 } },
+  { t { 2, 17, 5, 4 }, t { 19, 17, 3, 3 }, t { 19 }, { padding = 1 }, slow = true },
+  errors = {
+    { t { 8, 3, 4, 4 }, t { 64, 4, 3, 3 }, match = "conv2d: channel count differs: got input %[8,3,4,4%].*expected 4" },
+    { t { 1, 3, 4, 4 }, t { 4, 3, 3, 3 }, t { 3 }, match = "bias differs" },
+    { t { 1, 3, 2, 4 }, t { 4, 3, 3, 3 }, match = "larger" },
+    { t { 1, 3, 4, 4 }, t { 4, 3, 3, 3 }, NIL, { pading = 1 }, match = "unknown option 'pading'.*padding" },
+    { t { 1, 3, 4, 4 }, t { 4, 3, 3, 3 }, NIL, { stride = 0 }, match = "stride" },
+    { t { 1, 4, 4, 4 }, t { 3, 2, 3, 3 }, NIL, { groups = 2 }, match = "groups" },
+  },
+}
+ops.conv_transpose1d = {
+  { t { 2, 3, 5 }, t { 3, 4, 3 }, t { 4 } },
+  { t { 1, 4, 7 }, t { 4, 2, 4 }, NIL, { stride = 2, padding = 1, groups = 2 } },
+  { t { 2, 2, 5 }, t { 2, 3, 3 }, t { 3 }, { stride = 3, output_padding = 2, dilation = 2 } },
+  errors = { { t { 2, 3, 5 }, t { 4, 3, 3 }, match = "conv_transpose1d: channel count" } },
+}
+ops.conv_transpose2d = {
+  { t { 2, 3, 4, 5 }, t { 3, 4, 3, 3 }, t { 4 }, { padding = 1 } },
+  { t { 1, 4, 3, 3 }, t { 4, 2, 4, 4 }, NIL, { stride = 2, padding = 1, groups = 2 } },
+  { t { 1, 2, 3, 4 }, t { 2, 3, 3, 2 }, t { 3 }, { stride = { 2, 1 }, output_padding = { 1, 0 } } },
+  { t { 2, 3, 1, 1 }, t { 3, 2, 2, 2 }, t { 2 } },
+  errors = {
+    { t { 2, 3, 5, 5 }, t { 4, 3, 3, 3 }, match = "conv_transpose2d: channel count" },
+    { t { 2, 3, 5, 5 }, t { 3, 4, 3, 3 }, NIL, { output_padding = 1 }, match = "output_padding" },
+  },
+}
+ops.group_norm = {
+  { t { 2, 6, 5, 3 }, 3, t { 6 }, t { 6 } }, { t { 2, 4, 7 }, 1, t { 4 }, t { 4 } }, { t { 3, 4, 2, 2 }, 4 },
+  { t { 2, 6 }, 2, t { 6 }, t { 6 } },
+  { t { 2, 6, 3, 3 }, 2, t { 6 }, t { 6 }, { activation = "silu" } }, { t { 1, 3, 5, 1 }, 1, NIL, NIL, { eps = 1e-3 } },
+  { t { 2, 4, 3, 3 }, 2, NIL, NIL, { activation = "silu" } },
+  { t { 1, 34, 3, 3 }, 17, t { 34 }, t { 34 }, slow = true },
+  errors = {
+    { t { 2, 6, 3, 3 }, 4, match = "group_norm.*4 groups.*%[2,6,3,3%]" },
+    { t { 2, 6, 3, 3 }, 3, t { 5 }, match = "weight differs" },
+    { t { 2, 6, 3, 3 }, 3, NIL, NIL, { activation = "relu" }, match = "relu" }, { t { 6 }, 3, match = "group_norm" },
+  },
+}
+ops.layer_norm = {
+  { t { 3, 5 }, { 5 }, t { 5 }, t { 5 } }, { t { 2, 3, 7 }, { 3, 7 }, t { 3, 7 }, t { 3, 7 } },
+  { t { 2, 3, 4 }, { 4 } },
+  { t { 2, 3, 5 }, { 5 }, t { 5 }, NIL, { eps = 1e-3 } },
+  errors = { { t { 3, 5 }, { 4 }, match = "layer_norm" }, { t { 3, 5 }, { 5 }, t { 4 }, match = "weight" } },
+}
+ops.rms_norm = {
+  { t { 3, 5 }, { 5 }, t { 5 } }, { t { 2, 3, 7 }, { 7 } }, { t { 2, 3, 4 }, { 3, 4 }, t { 3, 4 }, { eps = 1e-3 } },
+  errors = { { t { 3, 5 }, { 4 }, match = "rms_norm" } },
+}
+ops.scaled_dot_product_attention = {
+  { t { 2, 3, 5, 4 }, t { 2, 3, 7, 4 }, t { 2, 3, 7, 3 } }, { t { 2, 5, 4 }, t { 2, 5, 4 }, t { 2, 5, 4 } },
+  { t { 3, 4 }, t { 6, 4 }, t { 6, 2 } },
+  { t { 1, 1, 1, 1 }, t { 1, 1, 1, 1 }, t { 1, 1, 1, 1 } },
+  { t { 1, 2, 9, 3 }, t { 1, 2, 9, 3 }, t { 1, 2, 9, 3 }, { scale = 0.3 } },
+  errors = { { t { 2, 5, 4 }, t { 2, 5, 3 }, t { 2, 5, 4 }, match = "%[2,5,4%].*%[2,5,3%]" } },
+}
+ops.interpolate = {
+  { t { 2, 3, 4, 5 }, { scale_factor = 2 } }, { t { 1, 2, 5, 3 }, { size = { 3, 7 } } },
+  { t { 1, 2, 3, 4 }, { size = { 6, 8 }, mode = "bilinear" } },
+  { t { 1, 2, 5, 7 }, { size = { 3, 4 }, mode = "bilinear", align_corners = true } },
+  { t { 2, 3, 5 }, { scale_factor = 2 } },
+  { t { 1, 2, 4, 4 }, { scale_factor = { 0.5, 1.5 }, mode = "bilinear" } },
+  { t { 1, 1, 1, 1 }, { size = { 3, 3 }, mode = "bilinear" } },
+  errors = {
+    { t { 1, 2, 3, 4 }, match = "interpolate" }, { t { 1, 2, 3, 4 }, { size = { 0, 2 } }, match = "interpolate" },
+    { t { 1, 2, 3, 4 }, { size = 2, mode = "cubic" }, match = "cubic" },
+    { t { 3, 4 }, { size = 2 }, match = "%[3,4%]" },
+  },
+}
+
+local function pool(sizes)
+  return sizes == 1 and {
+    { t { 2, 3, 8 }, 2 }, { t { 1, 2, 7 }, 3, 2 }, { t { 1, 2, 7 }, 3, 2, 1 }, { t { 2, 1, 5 }, 5 },
+    errors = {
+      { t { 1, 2, 3 }, 4, match = "window" }, { t { 1, 2, 3 }, 2, 1, 2, match = "padding" },
+      { t { 3 }, 2, match = "%[3%]" },
+    },
+  } or {
+    { t { 2, 3, 4, 6 }, 2 }, { t { 1, 2, 5, 7 }, 3, 2 }, { t { 1, 2, 5, 7 }, 3, 1, 1 },
+    { t { 2, 1, 5, 4 }, { 2, 3 }, { 2, 1 }, { 1, 0 } },
+    errors = {
+      { t { 1, 2, 3, 3 }, 4, match = "window" }, { t { 3, 3 }, 2, match = "%[3,3%]" },
+      { t { 1, 2, 3, 3 }, match = "kernel" },
+    },
+  }
+end
+
+ops.avg_pool1d, ops.max_pool1d, ops.avg_pool2d, ops.max_pool2d = pool(1), pool(1), pool(2), pool(2)
+ops.mse_loss = {
+  { t { 3, 5 }, t { 3, 5 } }, { t { 2, 3, 5, 7 }, t { 2, 3, 5, 7 } }, { t {}, t {} },
+  errors = { { t { 3, 5 }, t { 5 }, match = "%[3,5%].*%[5%]" }, { t { 3 }, 1, match = "tensor" } },
+}
+
+return samples
