@@ -277,11 +277,7 @@ void cpu_loop_run_range(const cpu_loop *loop, cpu_kernel *kernel, const void *co
     const int inner = loop->ndim - 1;
     stage s;
     cursor c;
-<<<<<<< Updated upstream
     if (first >= last) // an empty loop has extents of 0, which cursor_set could not divide by
-=======
-    if (first >= last) // an extent may be 0
->>>>>>> Stashed changes
         return;
     cursor_set(&c, loop, first);
     while (first < last) {
