@@ -13,7 +13,7 @@ static void check_matmul(hd_dtype type, layout a_how, layout b_how, layout c_how
     // operands that repeat a number give one sum of k again and again: it may be near 0, and its errors do not average
     const int64_t k = a_shape.extent[last];
     const bool repeats = a_how >= LAYOUTS || b_how >= LAYOUTS;
-    const limits most = {repeats ? 2e-6 : k > 1000 ? 1e-6 : 5e-7, 1e-13, repeats ? sqrt((double)k) : 0};
+    const limits most = {repeats ? 1e-5 : k > 1000 ? 1e-6 : 5e-7, 1e-13, repeats ? sqrt((double)k) : 0};
     CHECK(matmul, args, most, args.c);
 }
 
