@@ -69,7 +69,7 @@ static int read_shape(lua_State *L, int arg, const char *where, int *ndim, int64
     }
     if (count > HD_MAX_DIMS || lua_type(L, arg) == LUA_TNUMBER)
         hd_raisef(L, "%s: too many dimensions: expected at most %d", where, HD_MAX_DIMS);
-    if (!lua_isnoneornil(L, arg) && !is_option_table(L, arg))
+    if (!lua_isnoneornil(L, arg) && lua_type(L, arg) != LUA_TTABLE)
         hd_raisef(L, "%s: argument %d has the wrong type: got %s, expected extents, then options", where, arg,
                   luaL_typename(L, arg));
     *ndim = n;

@@ -1,0 +1,82 @@
+-- hd/hierarchy/images.lua: the shipped hierarchy of pictures: shapes, colours, textures.
+--   shapes    the low band of luma after `steps` Haar steps: [1, s/4, s/4] for two
+--   colours   the low band of both chroma planes: [2, s/4, s/4]
+--   textures  everything else: the detail bands of luma and chroma, folded to the same grid: [45, s/4, s/4]
+-- All maps are orthonormal: as many numbers as pixels, and white noise stays white.
+
+local check = require "hd.check"
+local core = require "hd.core"
+local haar = require "hd.hierarchy.split.haar"
+local colour = require "hd.hierarchy.split.colour"
+
+-- split and join for `steps` Haar steps.
+local function maps(steps)
+  local function split(x)
+    local luma, chroma = colour.split(x)
+    local low, details = haar.split(core.op.cat({ luma, chroma }, 2), steps)
+    local parts = {}
+    for i, detail in ipairs(details) do parts[i] = haar.fold(detail, 2 ^ (i - 1) // 1) end
+    return { shapes = low:narrow(2, 1, 1), colours = low:narrow(2, 2, 2), textures = core.op.cat(parts, 2) }
+  end
+  local function join(z)
+    local details, start = {}, 1
+    for i = 1, steps do
+      local factor = 2 ^ (i - 1) // 1
+      details[i] = haar.unfold(z.textures:narrow(2, start, 9 * factor * factor), factor)
+      start = start + 9 * factor * factor
+    end
+    local all = haar.join(core.op.cat({ z.shapes, z.colours }, 2), details)
+    return colour.join(all:narrow(2, 1, 1), all:narrow(2, 2, 2))
+  end
+  return split, join
+end
+
+-- The coordinates in which the network of textures works: all but the last Haar step undone, so that neighbours in the
+-- picture are neighbours there. [45, s/4, s/4] <-> [12, s/2, s/2]: 3 planes of coarse detail, 9 of fine detail.
+local function texture_frame(steps)
+  local fine = 4 ^ (steps - 1) // 1
+  local function to(z)
+    local coarse, start = z:narrow(2, 1, 3) * 0, 1
+    for i = 1, steps - 1 do
+      local factor = 2 ^ (i - 1) // 1
+      coarse = haar.up(coarse, haar.unfold(z:narrow(2, start, 9 * factor * factor), factor))
+      start = start + 9 * factor * factor
+    end
+    return core.op.cat({ coarse, haar.unfold(z:narrow(2, start, 9 * fine), 2 ^ (steps - 1) // 1) }, 2)
+  end
+  local function from(y)
+    local _, details = haar.split(y:narrow(2, 1, 3), steps - 1)
+    local parts = {}
+    for i, detail in ipairs(details) do parts[i] = haar.fold(detail, 2 ^ (i - 1) // 1) end
+    parts[#parts + 1] = haar.fold(y:narrow(2, 4, 9), 2 ^ (steps - 1) // 1)
+    return core.op.cat(parts, 2)
+  end
+  return { to = to, from = from }
+end
+
+--- Pictures as shapes (low-pass luma), colours (chroma) and textures (details).
+---@param opts? table  size (32; a multiple of 2^steps); steps: Haar steps (2); regime; schedule (one for all levels);
+---                    predict ("edm"); t_aug (0.3), t_aug_sample (0.1)
+---@return hd.hierarchy.Hierarchy
+return function(Hierarchy, opts)
+  local o = check.options("hierarchy.images", opts, {
+    { "size", "integer", 32 }, { "steps", "integer", 2 }, { "regime", Hierarchy.regimes, "cascade" },
+    { "schedule", "table" }, { "predict", "string", "edm" }, { "t_aug", "number", 0.3 }, { "t_aug_sample", "number", 0.1 },
+  })
+  local unit = 2 ^ o.steps // 1
+  if o.steps < 1 or o.size < unit or o.size % unit ~= 0 then
+    check.fail("hierarchy.images", "size is wrong: got %d, expected a multiple of %d (2^steps)", o.size, unit)
+  end
+  local split, join = maps(o.steps)
+  local function level(name, fields)
+    fields.name, fields.schedule, fields.predict = name, o.schedule, o.predict
+    return fields
+  end
+  return Hierarchy {
+    name = "images", split = split, join = join, shape = { 3, o.size, o.size }, regime = o.regime, range = { -1, 1 },
+    t_aug = o.t_aug, t_aug_sample = o.t_aug_sample,
+    levels = {
+      level("shapes", {}), level("colours", {}), level("textures", { frame = o.steps > 1 and texture_frame(o.steps) or nil }),
+    },
+  }
+end

@@ -1,0 +1,205 @@
+-- hd/hierarchy/init.lua: hierarchies: data split into levels, coarse to fine, each diffused in its own way.
+-- The object knows nothing of images, sound or text: a modality is a pair of functions, split and join.
+--
+--     local H = hd.hierarchy.new {
+--       name = "bands", split = split, join = join, shape = { 1, 64 },
+--       levels = { { name = "low" }, { name = "high", steps = 12 } },
+--     }
+--     H:fit_stats(data)
+--     local models = H:models { width = 32 }
+--     local loss, parts = H:loss(models, x)
+--     local x = H:sample(models, 16, { seed = 1 })
+--
+-- Calls: hierarchy/stats, models, train, sample. Called by: users.
+
+local class = require "hd.class"
+local check = require "hd.check"
+local core = require "hd.core"
+local schedule = require "hd.schedule"
+local prediction = require "hd.schedule.prediction"
+
+---@class hd.hierarchy.Level
+---@field name string
+---@field kind string      "gaussian" or "mask"
+---@field schedule hd.schedule.Schedule  of gaussian levels, in standardised coordinates
+---@field predict string   what the network predicts: "edm", "v", "eps", "x0" or "flow"
+---@field context string[] coarser levels that the network sees
+---@field steps integer    sampling steps
+---@field weight number    of the level's loss in the sum
+---@field vocab integer?   of mask levels: tokens are 1 to vocab
+
+---@class hd.hierarchy.Hierarchy
+---@field name string
+---@field levels hd.hierarchy.Level[]  coarse to fine
+---@field regime string
+local Hierarchy = class "Hierarchy"
+
+Hierarchy.regimes = { "cascade", "flat" }
+
+local LEVEL_OPTIONS = {
+  { "name", "string", required = true }, { "kind", { "gaussian", "mask" }, "gaussian" }, { "schedule", "table" },
+  { "predict", prediction.kinds, "edm" }, { "context", "table" }, { "steps", "integer", 18 }, { "weight", "number", 1 },
+  { "vocab", "integer" }, { "frame", "table" }, { "sampler", "callable" },
+}
+
+-- The context of level i: the names given, or all coarser levels. In a cascade nothing finer exists yet.
+local function context_of(levels, i, wanted)
+  local names, coarser = {}, {}
+  for k = 1, i - 1 do
+    names[k] = levels[k].name
+    coarser[levels[k].name] = true
+  end
+  if not wanted then return names end
+  for _, name in ipairs(wanted) do
+    if not coarser[name] then
+      check.fail("hierarchy.new", "level '%s' has '%s' as context: expected coarser levels only (%s)", levels[i].name,
+        tostring(name), #names > 0 and table.concat(names, ", ") or "it is the coarsest")
+    end
+  end
+  return table.move(wanted, 1, #wanted, 1, {})
+end
+
+local function read_levels(list)
+  if #list == 0 then check.fail("hierarchy.new", "there are no levels") end
+  local levels, seen = {}, {}
+  for i, entry in ipairs(list) do
+    local level = check.options(("hierarchy.new: level %d"):format(i), entry, LEVEL_OPTIONS)
+    if seen[level.name] then check.fail("hierarchy.new", "two levels have the name '%s'", level.name) end
+    if level.kind == "mask" and not level.vocab then
+      check.fail("hierarchy.new", "level '%s' is of kind mask and needs vocab, the number of tokens", level.name)
+    end
+    if level.steps < 1 then check.fail("hierarchy.new", "level '%s': steps is wrong: got %d", level.name, level.steps) end
+    seen[level.name] = true
+    level.schedule = level.schedule or schedule.karras()
+    levels[i] = level
+  end
+  for i, level in ipairs(levels) do level.context = context_of(levels, i, list[i].context) end
+  return levels
+end
+
+--- Declare a hierarchy.
+--- `split` takes a batch x [n, ...] and returns { level name = z [n, ...] }; `join` undoes it. Where `shape` is given
+--- (or once data are seen) join(split(x)) = x is checked. Levels, coarse to fine, have: name; kind "gaussian" (default)
+--- or "mask" (tokens 1 to `vocab`); schedule (default EDM's); predict (default "edm"); context, the coarser levels that
+--- the network sees (default all of them); steps (18) and sampler (hd.sampler.heun); weight in the loss (1); frame
+--- { to =, from = }, an isometry into the coordinates in which the network works and its adjoint.
+---@param opts table  name, split, join, levels, shape (of one x), regime ("cascade"), t_aug (largest noise put on the
+---                   context in training, 0.3), t_aug_sample (the noise put on it in sampling, 0), range ({low, high} of
+---                   x, to which denoised results are limited once all levels are there)
+---@return hd.hierarchy.Hierarchy
+function Hierarchy:init(opts)
+  local o = check.options("hierarchy.new", opts, {
+    { "name", "string", "hierarchy" }, { "split", "callable", required = true }, { "join", "callable", required = true },
+    { "levels", "table", required = true }, { "shape", "table" }, { "regime", Hierarchy.regimes, "cascade" },
+    { "t_aug", "number", 0.3 }, { "t_aug_sample", "number", 0 }, { "range", "table" },
+  })
+  self.name, self.split_fn, self.join_fn, self.regime, self.range = o.name, o.split, o.join, o.regime, o.range
+  self.t_aug, self.t_aug_sample = o.t_aug, o.t_aug_sample
+  self.levels, self.by_name, self.stats = read_levels(o.levels), {}, {}
+  for i, level in ipairs(self.levels) do
+    level.index = i
+    self.by_name[level.name] = level
+  end
+  if o.shape then self:check(self:random(2, o.shape)) end
+end
+
+-- A random batch of the declared shape: numbers, or tokens where the first level is of kind mask.
+function Hierarchy:random(n, shape)
+  local first, full, rng = self.levels[1], { n, table.unpack(shape) }, core.rng(0, 1)
+  if first.kind == "mask" then return core.randint(1, first.vocab, full, { rng = rng }) end
+  return core.randn(full, { rng = rng })
+end
+
+--- A level by name, or an error that lists the names.
+---@param name string
+---@return hd.hierarchy.Level
+function Hierarchy:level(name)
+  local level = self.by_name[name]
+  if level then return level end
+  local names = {}
+  for i, l in ipairs(self.levels) do names[i] = l.name end
+  check.fail("hierarchy", "there is no level %s", check.suggestion(tostring(name), names))
+end
+
+-- Remember the shapes of x and of the levels; they stay what they were first.
+local function remember_shapes(self, x, z)
+  if self.shape then return end
+  self.shape, self.shapes = table.move(x:shape(), 2, x:dim(), 1, {}), {}
+  for _, level in ipairs(self.levels) do
+    self.shapes[level.name] = table.move(z[level.name]:shape(), 2, z[level.name]:dim(), 1, {})
+  end
+end
+
+--- Split a batch into levels, in the data's own units.
+---@param x hd.Tensor  [n, ...]
+---@return table<string, hd.Tensor>
+function Hierarchy:split(x)
+  local z = self.split_fn(x)
+  for _, level in ipairs(self.levels) do
+    if not check.is_tensor(z[level.name]) then
+      check.fail("hierarchy:split", "split gave %s for level '%s', expected a tensor", check.show(z[level.name]), level.name)
+    end
+  end
+  remember_shapes(self, x, z)
+  return z
+end
+
+--- Join levels into a batch.
+---@param z table<string, hd.Tensor>
+---@return hd.Tensor
+function Hierarchy:join(z) return self.join_fn(z) end
+
+-- A batch of tensors from a data set, or a tensor as it is.
+local function batch_of(data, n)
+  if check.is_tensor(data) then return data:size(1) > n and data:narrow(1, 1, n) or data end
+  if #data == 0 then check.fail("hierarchy", "the data set is empty") end
+  return data.x:narrow(1, 1, math.min(n, #data)):to "f32" * (1 / 127.5) - 1
+end
+Hierarchy.batch_of = function(_, data, n) return batch_of(data, n) end
+
+--- Check on data that join undoes split: to 1e-5 (relative, in L2) for floats, exactly for whole numbers.
+---@param data hd.Tensor|hd.data.Set  a batch, or a set of which the first 64 entries are used
+---@return number error  the relative error found
+function Hierarchy:check(data)
+  local _ <close> = core.no_grad()
+  local x = batch_of(data, 64)
+  local back = self:join(self:split(x))
+  if table.concat(back:shape(), ",") ~= table.concat(x:shape(), ",") then
+    check.fail("hierarchy:check", "join(split(x)) has another shape: got [%s], expected [%s]",
+      table.concat(back:shape(), ","), table.concat(x:shape(), ","))
+  end
+  if x:dtype():sub(1, 1) ~= "f" then
+    local wrong = x:ne(back):sum():item()
+    if wrong > 0 then check.fail("hierarchy:check", "join(split(x)) differs from x in %d of %d elements", wrong, x:numel()) end
+    return 0.0
+  end
+  local difference = (back - x):norm():item() / math.max(x:norm():item(), 1e-30)
+  if not (difference <= 1e-5) then
+    check.fail("hierarchy:check", "join(split(x)) is not x: relative difference %.3g, expected at most 1e-5", difference)
+  end
+  return difference
+end
+
+function Hierarchy:__tostring()
+  local lines = { ("%s (%s)"):format(self.name, self.regime) }
+  for _, level in ipairs(self.levels) do
+    local shape = self.shapes and "[" .. table.concat(self.shapes[level.name], ",") .. "]" or "shape not known yet"
+    lines[#lines + 1] = ("  %-10s %-8s %-12s sees %s"):format(level.name, level.kind, shape,
+      #level.context > 0 and table.concat(level.context, ", ") or "nothing else")
+  end
+  return table.concat(lines, "\n")
+end
+
+require "hd.hierarchy.stats" (Hierarchy)
+require "hd.hierarchy.models" (Hierarchy)
+require "hd.hierarchy.train" (Hierarchy)
+require "hd.hierarchy.sample" (Hierarchy)
+
+return {
+  new = Hierarchy,
+  Hierarchy = Hierarchy,
+  images = function(...) return require "hd.hierarchy.images" (Hierarchy, ...) end,
+  haar = require "hd.hierarchy.split.haar",
+  colour = require "hd.hierarchy.split.colour",
+  partition = require "hd.hierarchy.split.partition",
+}

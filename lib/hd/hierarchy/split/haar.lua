@@ -1,0 +1,109 @@
+-- hd/hierarchy/split/haar.lua: orthonormal Haar steps on signals [n, c, t] and pictures [n, c, h, w].
+-- One step halves the extents: pairs (squares) of neighbours become their scaled sum, the low band, and their scaled
+-- differences, the details, three to a channel for pictures. White noise stays white.
+-- Source: Haar 1910; the two-dimensional form is the tensor product (Mallat 1989).
+
+local check = require "hd.check"
+local core = require "hd.core"
+
+local haar = {}
+local HALF, ROOT = 0.5, math.sqrt(0.5)
+
+local function even(where, x, d)
+  if x:size(d) % 2 ~= 0 then
+    check.fail(where, "an extent is odd: got [%s], expected even numbers to halve", table.concat(x:shape(), ","))
+  end
+end
+
+-- Every second element of the last dimensions, as views: { a, b } of a signal, { a, b, c, d } of a picture.
+local function phases(x)
+  local s = x:shape()
+  if #s == 3 then
+    local p = x:reshape(s[1], s[2], s[3] // 2, 2)
+    return { p:select(4, 1), p:select(4, 2) }
+  end
+  local p = x:reshape(s[1], s[2], s[3] // 2, 2, s[4] // 2, 2)
+  local top, bottom = p:select(4, 1), p:select(4, 2)
+  return { top:select(5, 1), top:select(5, 2), bottom:select(5, 1), bottom:select(5, 2) }
+end
+
+-- The inverse of phases.
+local function interleave(parts)
+  local s = parts[1]:shape()
+  local last = {}
+  for i, p in ipairs(parts) do last[i] = p:unsqueeze(-1) end
+  if #s == 3 then return core.op.cat(last, 4):reshape(s[1], s[2], 2 * s[3]) end
+  local top, bottom = core.op.cat({ last[1], last[2] }, 5), core.op.cat({ last[3], last[4] }, 5)
+  return core.op.cat({ top:unsqueeze(4), bottom:unsqueeze(4) }, 4):reshape(s[1], s[2], 2 * s[3], 2 * s[4])
+end
+
+--- One step down.
+---@param x hd.Tensor  [n, c, t] or [n, c, h, w], even extents
+---@return hd.Tensor low     [n, c, t/2] or [n, c, h/2, w/2]
+---@return hd.Tensor detail  [n, c, t/2], or [n, 3c, h/2, w/2]: across, down and diagonal differences
+function haar.down(x)
+  for d = 3, x:dim() do even("haar.down", x, d) end
+  local p = phases(x)
+  if #p == 2 then return (p[1] + p[2]) * ROOT, (p[1] - p[2]) * ROOT end
+  local top, bottom = p[1] + p[2], p[3] + p[4]
+  local left, right = p[1] - p[2], p[3] - p[4]
+  return (top + bottom) * HALF, core.op.cat({ left + right, top - bottom, left - right }, 2) * HALF
+end
+
+--- One step up: the inverse of haar.down.
+---@param low hd.Tensor
+---@param detail hd.Tensor
+---@return hd.Tensor
+function haar.up(low, detail)
+  if low:dim() == 3 then return interleave { (low + detail) * ROOT, (low - detail) * ROOT } end
+  local parts = detail:chunk(3, 2)
+  local across, down, diagonal = parts[1], parts[2], parts[3]
+  local top, bottom = low + down, low - down
+  local left, right = across + diagonal, across - diagonal
+  return interleave { (top + left) * HALF, (top - left) * HALF, (bottom + right) * HALF, (bottom - right) * HALF }
+end
+
+--- Several steps down: the low band, and the details from coarse to fine.
+---@param x hd.Tensor
+---@param steps integer
+---@return hd.Tensor low
+---@return hd.Tensor[] details
+function haar.split(x, steps)
+  local details = {}
+  for i = steps, 1, -1 do x, details[i] = haar.down(x) end
+  return x, details
+end
+
+--- The inverse of haar.split.
+---@param low hd.Tensor
+---@param details hd.Tensor[]  coarse to fine
+---@return hd.Tensor
+function haar.join(low, details)
+  for _, detail in ipairs(details) do low = haar.up(low, detail) end
+  return low
+end
+
+--- A square of 2^k positions becomes channels: a permutation, so still orthonormal.
+---@param x hd.Tensor    [n, c, h, w]
+---@param factor integer
+---@return hd.Tensor     [n, c factor^2, h / factor, w / factor]
+function haar.fold(x, factor)
+  if factor == 1 then return x end
+  local s = x:shape()
+  return x:reshape(s[1], s[2], s[3] // factor, factor, s[4] // factor, factor):permute(1, 2, 4, 6, 3, 5)
+    :reshape(s[1], s[2] * factor * factor, s[3] // factor, s[4] // factor)
+end
+
+--- The inverse of haar.fold.
+---@param x hd.Tensor
+---@param factor integer
+---@return hd.Tensor
+function haar.unfold(x, factor)
+  if factor == 1 then return x end
+  local s = x:shape()
+  local c = s[2] // (factor * factor)
+  return x:reshape(s[1], c, factor, factor, s[3], s[4]):permute(1, 2, 5, 3, 6, 4)
+    :reshape(s[1], c, s[3] * factor, s[4] * factor)
+end
+
+return haar
