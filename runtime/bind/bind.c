@@ -148,6 +148,14 @@ void hd_collect_if_due(lua_State *L) {
         hd_collect(L);
 }
 
+void hd_collect_before_backward(lua_State *L) {
+    hd_memory_info info;
+    const size_t heap = (size_t)lua_gc(L, LUA_GCCOUNT) * 1024, least = (size_t)64 << 20;
+    hd_memory(&info);
+    if (info.live > (64 * heap > least ? 64 * heap : least))
+        hd_collect(L);
+}
+
 // Errors ----------------------------------------------------------------------------
 
 // True when the frame belongs to a user's script: Lua code outside hdlua's own library folder.

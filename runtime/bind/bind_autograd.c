@@ -65,7 +65,7 @@ static int l_detach(lua_State *L) {
 // What the graph saved is released on the way.
 static int l_backward(lua_State *L) {
     hd_tensor *y = hd_check_tensor(L, 1), *dy = lua_isnoneornil(L, 2) ? NULL : hd_check_tensor(L, 2);
-    hd_collect_if_due(L);
+    hd_collect_before_backward(L);
     if (hd_tape_backward(y, dy) != HD_OK)
         return hd_raise(L);
     return 0;

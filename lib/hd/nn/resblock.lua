@@ -80,8 +80,11 @@ function ResBlock:forward(x, time)
     h = activate(self, self.norm2(e and h:add_(e) or h))
   end
   if self.dropout then h = self.dropout(h) end
-  local skip = self.conv_shortcut and self.conv_shortcut(x) or x
-  return self.conv2(h):add_(skip)
+  if not self.conv_shortcut then return self.conv2(h):add_(x) end
+  local skip = self.conv_shortcut(x)
+  h = self.conv2(h):add_(skip)
+  skip:release()
+  return h
 end
 
 return { ResBlock = ResBlock }
