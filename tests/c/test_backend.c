@@ -443,7 +443,7 @@ static const struct {
     double lo, hi;
     limits most;
 } draws[] = {
-    {HD_RANDOM_UNIFORM, HD_F32, 0, 1, {.f32 = 0}},     {HD_RANDOM_UNIFORM, HD_F32, -3, 7.5, {.f32 = 1e-7}},
+    {HD_RANDOM_UNIFORM, HD_F32, 0, 1, {.f32 = 0}},     {HD_RANDOM_UNIFORM, HD_F32, -3, 7.5, {.f32 = 2e-7, .least = 1}},
     {HD_RANDOM_UNIFORM, HD_F64, 0, 1, {.f32 = 0}},     {HD_RANDOM_UNIFORM, HD_F64, -3, 7.5, {.f64 = 1e-15}},
     {HD_RANDOM_NORMAL, HD_F32, 0, 1, {.f32 = 1e-6}},   {HD_RANDOM_NORMAL, HD_F32, 2, 0.5, {.f32 = 1e-6}},
     {HD_RANDOM_NORMAL, HD_F64, 0, 1, {.f64 = 1e-14}},  {HD_RANDOM_INT, HD_I64, 0, 9, {.f32 = 0}},
