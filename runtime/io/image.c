@@ -65,17 +65,31 @@ static hd_status check_size(const char *where, size_t width, size_t height) {
 
 // PNG ------------------------------------------------------------------------
 // Portable Network Graphics (W3C, 3rd edition): 5.6 order of chunks, 11.2 critical chunks.
+// The decoder gets a file rebuilt from what was checked: IHDR, PLTE, tRNS and all pixel data in one IDAT.
 
 typedef struct {
     const char *where;
     uint32_t width, height;
     int depth, type;
-    bool interlaced, palette, header, ended;
+    bool interlaced, palette, transparent, header, ended;
     int data;         // 0: no IDAT yet, 1: inside the run of IDATs, 2: behind it
     size_t data_size; // bytes of all IDATs
+    hd_bytes clean;   // the rebuilt file; its room is that of the file
+    size_t data_at;   // where its IDAT begins
 } png_walk;
 
 static bool is(const unsigned char *chunk, const char *name) { return memcmp(chunk + 4, name, 4) == 0; }
+
+static void put_be32(unsigned char *p, uint32_t v) {
+    for (int i = 0; i < 4; i++)
+        p[i] = (unsigned char)(v >> (24 - 8 * i));
+}
+
+static void png_append(png_walk *w, const void *bytes, size_t size) {
+    if (size)
+        memcpy(w->clean.data + w->clean.size, bytes, size);
+    w->clean.size += size;
+}
 
 static hd_status png_header(png_walk *w, const unsigned char *body, uint32_t length) {
     if (w->header || length != 13)
@@ -111,20 +125,35 @@ static hd_status png_chunk(png_walk *w, const unsigned char *chunk, uint32_t len
             return bad(w->where, "PNG", "IDAT chunks do not follow each other");
         if (w->type == 3 && !w->palette)
             return bad(w->where, "PNG", "the palette is missing");
+        if (!w->data) {
+            w->data_at = w->clean.size;
+            png_append(w, "\0\0\0\0IDAT", 8);
+        }
         w->data = 1;
         w->data_size += length;
+        png_append(w, body, length);
         return HD_OK;
     }
     if (w->data == 1)
         w->data = 2;
-    if (is(chunk, "IHDR"))
+    if (is(chunk, "IHDR")) {
+        png_append(w, chunk, length + 12);
         return png_header(w, body, length);
+    }
+    if (is(chunk, "tRNS")) {
+        if (w->data || w->transparent)
+            return bad(w->where, "PNG", "tRNS stands twice, or behind the pixels");
+        w->transparent = true;
+        png_append(w, chunk, length + 12);
+        return HD_OK;
+    }
     if (is(chunk, "PLTE")) {
         if (w->palette || w->data || w->type == 0 || w->type == 4)
             return bad(w->where, "PNG", "a palette where none may be");
         if (length == 0 || length % 3 != 0 || length > 768)
             return bad(w->where, "PNG", "a palette of a wrong length");
         w->palette = true;
+        png_append(w, chunk, length + 12);
         return HD_OK;
     }
     if (is(chunk, "IEND")) {
@@ -151,10 +180,10 @@ static size_t png_raw_size(const png_walk *w) {
     return total;
 }
 
-static hd_status png_check(const char *where, const unsigned char *bytes, size_t size) {
-    png_walk w = {.where = where};
-    size_t at = 8;
-    while (!w.ended) {
+static hd_status png_chunks(png_walk *w, const unsigned char *bytes, size_t size) {
+    const char *where = w->where;
+    png_append(w, bytes, 8); // the signature
+    for (size_t at = 8; !w->ended;) {
         if (size - at < 12)
             return bad(where, "PNG", "it is cut short");
         const unsigned char *chunk = bytes + at;
@@ -163,11 +192,23 @@ static hd_status png_check(const char *where, const unsigned char *bytes, size_t
             return bad(where, "PNG", "a chunk is longer than the file");
         if (crc32(crc32(0, NULL, 0), chunk + 4, length + 4) != be32(chunk + 8 + length))
             return bad(where, "PNG", "the checksum of a chunk differs");
-        HD_CHECK(png_chunk(&w, chunk, length));
+        HD_CHECK(png_chunk(w, chunk, length));
         at += length + 12;
     }
-    if (!w.data)
-        return bad(where, "PNG", "no pixels");
+    return w->data_size ? HD_OK : bad(where, "PNG", "no pixels");
+}
+
+// Check the file and rebuild it in *clean, which the caller frees.
+static hd_status png_check(const char *where, const unsigned char *bytes, size_t size, hd_bytes *clean) {
+    png_walk w = {.where = where};
+    size_t capacity = 0;
+    HD_CHECK(hd_bytes_reserve(&w.clean, &capacity, size + 12));
+    hd_status status = png_chunks(&w, bytes, size);
+    *clean = w.clean;
+    HD_CHECK(status);
+    put_be32(w.clean.data + w.data_at, (uint32_t)w.data_size);
+    png_append(&w, "\0\0\0\0\0\0\0\0IEND\0\0\0\0", 16); // the IDAT's checksum is not looked at
+    *clean = w.clean;
     size_t raw = png_raw_size(&w), pixels = (size_t)w.width * w.height;
     if (raw / 1032 > w.data_size) // deflate's best is 1032:1
         return bad(where, "PNG", "the size it claims is impossible for its length");
@@ -199,6 +240,23 @@ static int jpeg_marker(jpeg_walk *w) {
     return 0;
 }
 
+// DHT: tables of one byte for class and number, 16 counts of codes by length, and as many symbols. More than 256
+// symbols, or more codes than their lengths allow (Kraft), would write past the decoder's tables in stb_image 2.27.
+static hd_status jpeg_tables(const jpeg_walk *w, const unsigned char *p, size_t left) {
+    while (left > 0) {
+        size_t symbols = 0, codes = 0;
+        for (size_t i = 1; i <= 16 && left >= 17; i++) {
+            symbols += p[i];
+            codes += (size_t)p[i] << (16 - i);
+        }
+        if (left < 17 || symbols > 256 || codes > 65536 || symbols > left - 17)
+            return bad(w->where, "JPEG", "a Huffman table is damaged");
+        p += 17 + symbols;
+        left -= 17 + symbols;
+    }
+    return HD_OK;
+}
+
 static hd_status jpeg_segment(jpeg_walk *w, int marker) {
     const unsigned char *p = w->bytes + w->at;
     size_t left = w->size - w->at;
@@ -211,6 +269,8 @@ static hd_status jpeg_segment(jpeg_walk *w, int marker) {
         w->width = be16(p + 5);
         HD_CHECK(check_size(w->where, w->width, w->height));
     }
+    if (marker == 0xC4)
+        HD_CHECK(jpeg_tables(w, p + 2, be16(p) - 2));
     if (marker == 0xDA && ++w->scans > SCAN_CAP)
         return bad(w->where, "JPEG", "too many scans");
     w->at += be16(p);
@@ -237,17 +297,7 @@ static hd_status jpeg_check(const char *where, const unsigned char *bytes, size_
 
 // Reading --------------------------------------------------------------------
 
-hd_status hd_image_decode(const char *where, const unsigned char *bytes, size_t size, int channels, hd_image *out) {
-    *out = (hd_image){0};
-    if (size > HD_IMAGE_FILE_CAP)
-        return hd_fail(HD_EFORMAT, "%s is too large: got %zu bytes, expected at most %zu", where, size,
-                       HD_IMAGE_FILE_CAP);
-    if (size >= 8 && memcmp(bytes, "\x89PNG\r\n\x1A\n", 8) == 0)
-        HD_CHECK(png_check(where, bytes, size));
-    else if (size >= 3 && memcmp(bytes, "\xFF\xD8\xFF", 3) == 0)
-        HD_CHECK(jpeg_check(where, bytes, size));
-    else
-        return hd_fail(HD_EFORMAT, "%s is neither a PNG nor a JPEG file", where);
+static hd_status run_decoder(const char *where, const unsigned char *bytes, size_t size, int channels, hd_image *out) {
     int stored;
     out->pixels = stbi_load_from_memory(bytes, (int)size, &out->width, &out->height, &stored, channels);
     if (!out->pixels) {
@@ -256,6 +306,25 @@ hd_status hd_image_decode(const char *where, const unsigned char *bytes, size_t 
     }
     out->channels = channels ? channels : stored;
     return HD_OK;
+}
+
+hd_status hd_image_decode(const char *where, const unsigned char *bytes, size_t size, int channels, hd_image *out) {
+    *out = (hd_image){0};
+    if (size > HD_IMAGE_FILE_CAP)
+        return hd_fail(HD_EFORMAT, "%s is too large: got %zu bytes, expected at most %zu", where, size,
+                       HD_IMAGE_FILE_CAP);
+    if (size >= 8 && memcmp(bytes, "\x89PNG\r\n\x1A\n", 8) == 0) {
+        hd_bytes clean = {0};
+        hd_status status = png_check(where, bytes, size, &clean);
+        if (status == HD_OK)
+            status = run_decoder(where, clean.data, clean.size, channels, out);
+        hd_bytes_free(&clean);
+        return status;
+    }
+    if (size < 3 || memcmp(bytes, "\xFF\xD8\xFF", 3) != 0)
+        return hd_fail(HD_EFORMAT, "%s is neither a PNG nor a JPEG file", where);
+    HD_CHECK(jpeg_check(where, bytes, size));
+    return run_decoder(where, bytes, size, channels, out);
 }
 
 hd_status hd_image_read(const char *path, int channels, hd_image *out) {
@@ -305,11 +374,6 @@ static void filter_all(const hd_image *image, size_t n, unsigned char *scratch, 
         }
         out += n + 1;
     }
-}
-
-static void put_be32(unsigned char *p, uint32_t v) {
-    for (int i = 0; i < 4; i++)
-        p[i] = (unsigned char)(v >> (24 - 8 * i));
 }
 
 // A chunk whose body already stands at p + 8; returns the place behind it.

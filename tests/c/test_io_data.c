@@ -191,6 +191,8 @@ static void test_jpeg_structure_is_checked_before_decoding(void **state) {
         {"\xFF\xD8\xFF\xC0\x00\x08\x08\xFF\xFF\xFF\xFF\x01", 12, "too large"},
         {"\xFF\xD8\xFF\xC0\x00\x08\x08\x00\x00\x00\x01\x01", 12, "empty"},
         {"\xFF\xD8\xFF\xC0\x00\x08\x08\x1F\x00\x1F\x00\x01\xFF\xDA\x00\x02\xFF\xD9", 18, "impossible"},
+        {"\xFF\xD8\xFF\xC4\x00\x05\x00\x00\x00", 9, "Huffman table"},
+        {"\xFF\xD8\xFF\xC4\x00\x14\x00\x03\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0", 24, "Huffman table"},
         {"GIF89a", 6, "neither a PNG nor a JPEG"},
         {"", 0, "neither a PNG nor a JPEG"},
     };
