@@ -6,6 +6,7 @@
 #include "core/alloc.h"
 #include "io/file.h"
 #include "io/folder.h"
+#include "io/glyphs.h"
 #include "io/image.h"
 #include "io/npy.h"
 #include "io/resample.h"
@@ -383,6 +384,27 @@ static int l_image_resize(lua_State *L) {
     return hd_box_done(L);
 }
 
+// core.text_boxes(text) -> {{left, top, right, bottom}, ...}, width: the strokes of a line of text, 0-based pixels
+static int l_text_boxes(lua_State *L) {
+    size_t length;
+    int width;
+    const char *text = luaL_checklstring(L, 1, &length);
+    const size_t capacity = (length + 1) * HD_GLYPH_BOXES;
+    int(*boxes)[4] = lua_newuserdatauv(L, capacity * sizeof *boxes, 0);
+    const int count = hd_text_boxes(text, boxes, (int)capacity, &width);
+    lua_createtable(L, count, 0);
+    for (int i = 0; i < count; i++) {
+        lua_createtable(L, 4, 0);
+        for (int k = 0; k < 4; k++) {
+            lua_pushinteger(L, boxes[i][k]);
+            lua_rawseti(L, -2, k + 1);
+        }
+        lua_rawseti(L, -2, i + 1);
+    }
+    lua_pushinteger(L, width);
+    return 2;
+}
+
 void hd_bind_io(lua_State *L) {
     static const luaL_Reg functions[] = {{"file_read", l_file_read},
                                          {"file_write", l_file_write},
@@ -398,6 +420,7 @@ void hd_bind_io(lua_State *L) {
                                          {"image_load", l_image_load},
                                          {"image_encode", l_image_encode},
                                          {"image_resize", l_image_resize},
+                                         {"text_boxes", l_text_boxes},
                                          {NULL, NULL}};
     luaL_setfuncs(L, functions, 0);
     hd_bind_json(L);

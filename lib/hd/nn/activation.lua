@@ -5,13 +5,7 @@ local check = require "hd.check"
 local core = require "hd.core"
 local Module = require "hd.nn.module".Module
 
--- name of the layer, name of the op, in the order of the documentation
-local KINDS = {
-  { "ReLU", "relu" }, { "SiLU", "silu" }, { "GELU", "gelu" }, { "Sigmoid", "sigmoid" }, { "Tanh", "tanh" },
-}
-
 local M = {}
-local by_option, option_names = {}, {}
 
 -- A layer without parameters that applies one op.
 local function activation_class(name, op_name)
@@ -20,11 +14,28 @@ local function activation_class(name, op_name)
   return Activation
 end
 
-for _, kind in ipairs(KINDS) do
-  M[kind[1]] = activation_class(kind[1], kind[2])
-  by_option[kind[2]] = M[kind[1]]
-  option_names[#option_names + 1] = kind[2]
-end
+--- max(x, 0) as a layer.
+---@class hd.nn.ReLU : hd.nn.Module
+M.ReLU = activation_class("ReLU", "relu")
+
+--- x sigmoid(x) as a layer.
+---@class hd.nn.SiLU : hd.nn.Module
+M.SiLU = activation_class("SiLU", "silu")
+
+--- x Phi(x), exact by erf, as a layer.
+---@class hd.nn.GELU : hd.nn.Module
+M.GELU = activation_class("GELU", "gelu")
+
+--- 1 / (1 + e^-x) as a layer.
+---@class hd.nn.Sigmoid : hd.nn.Module
+M.Sigmoid = activation_class("Sigmoid", "sigmoid")
+
+--- The hyperbolic tangent as a layer.
+---@class hd.nn.Tanh : hd.nn.Module
+M.Tanh = activation_class("Tanh", "tanh")
+
+local option_names = { "relu", "silu", "gelu", "sigmoid", "tanh" }
+local by_option = { relu = M.ReLU, silu = M.SiLU, gelu = M.GELU, sigmoid = M.Sigmoid, tanh = M.Tanh }
 
 --- Leave the input as it is; takes the place of a layer.
 ---@class hd.nn.Identity : hd.nn.Module

@@ -82,6 +82,9 @@ local function fuse(state, prefix, part)
   for _, name in ipairs(names) do state[name] = nil end
 end
 
+--- Give a state the names and the form that this layer has; load_state_dict calls it.
+---@param state table<string, hd.Tensor>  changed
+---@param prefix string  of this layer's names
 function Attention:upgrade_state(state, prefix)
   for _, part in ipairs { "weight", "bias" } do
     for _, names in ipairs(OLD_NAMES) do

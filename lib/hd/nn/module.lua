@@ -7,6 +7,12 @@ local class = require "hd.class"
 local check = require "hd.check"
 local core = require "hd.core"
 
+--- The base of layers and models; also a plain container: `local models = nn.Module(); models.coarse = nn.UNet {}`.
+---
+---     local Net = nn.Module:extend "Net"
+---     function Net:init() self.conv = nn.Conv2d(3, 8, 3) end
+---     function Net:forward(x) return F.relu(self.conv(x)) end
+---
 ---@class hd.nn.Module
 ---@field training boolean  true until eval()
 local Module = class "Module"

@@ -18,6 +18,9 @@ local function gather(where, ...)
   return list
 end
 
+--- Add a layer at the end; returns self.
+---@param layer hd.nn.Module|function
+---@return hd.nn.Module self
 local function append(self, layer)
   self[#self + 1] = check_layer(getmetatable(self).name, #self + 1, layer)
   return self
@@ -32,9 +35,6 @@ function Sequential:init(...)
   for _, layer in ipairs(gather("Sequential", ...)) do self:append(layer) end
 end
 
---- Add a layer at the end; returns self.
----@param layer hd.nn.Module|function
----@return hd.nn.Sequential self
 Sequential.append = append
 
 ---@param x any
@@ -54,9 +54,6 @@ function ModuleList:init(layers)
   for _, layer in ipairs(gather("ModuleList", layers)) do self:append(layer) end
 end
 
---- Add a layer at the end; returns self.
----@param layer hd.nn.Module|function
----@return hd.nn.ModuleList self
 ModuleList.append = append
 
 return { Sequential = Sequential, ModuleList = ModuleList }

@@ -41,6 +41,7 @@ local function adam_class(name, weight_decay, decoupled)
     for _, group in ipairs(self.groups) do check_betas(name, group.betas) end
   end
 
+  --- One step for every parameter that has a gradient.
   function Adam:step()
     for _, group in ipairs(self.groups) do fused_options(self, group) end
     self:each(function(group, p, g)
