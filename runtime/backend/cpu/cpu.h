@@ -68,11 +68,11 @@ typedef int32_t vi __attribute__((vector_size(VF_LANES * 4)));
 #define cpu_gemm CPU_NAME(cpu_gemm)
 #define cpu_kernel_gemm CPU_NAME(cpu_kernel_gemm)
 
-hd_status cpu_copy(const hd_copy_args *); // elementwise.c
+hd_status cpu_copy(const hd_copy_args *); // copy.c
 hd_status cpu_fill(const hd_fill_args *);
-hd_status cpu_unary(const hd_unary_args *);
+hd_status cpu_unary(const hd_unary_args *); // unary.c
 hd_status cpu_unary_back(const hd_unary_back_args *);
-hd_status cpu_binary(const hd_binary_args *);
+hd_status cpu_binary(const hd_binary_args *); // binary.c
 hd_status cpu_where(const hd_where_args *);
 hd_status cpu_reduce(const hd_reduce_args *); // reduce.c
 hd_status cpu_cumsum(const hd_cumsum_args *);

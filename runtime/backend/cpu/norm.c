@@ -145,8 +145,9 @@ typedef struct {
 
 // db[c] = sum dz and dw[c] = sum dz xhat; where there is an activation, dz is left in dx.
 // scale, shift: z = x scale + shift. rstd, offset: xhat = x rstd + offset.
-static void channel_back_sums(const planes *t, const float *scale, const float *shift, const float *rstd,
+static void channel_back_sums(const planes *task, const float *scale, const float *shift, const float *rstd,
                               const float *offset, double *db, double *dw) {
+    const planes here = *task, *t = &here; // a copy of our own: stores cannot change it
     memset(db, 0, (size_t)t->c * sizeof *db);
     memset(dw, 0, (size_t)t->c * sizeof *dw);
     const bool silu_too = t->act == HD_ACT_SILU, keep = silu_too && t->dx;
@@ -173,7 +174,8 @@ static void channel_back_sums(const planes *t, const float *scale, const float *
 }
 
 // dx = dz k0[c] + x k1[c] + k2[c], dz taken from dx or, without activation, from dy.
-static void apply_back(const planes *t, const float *k0, const float *k1, const float *k2) {
+static void apply_back(const planes *task, const float *k0, const float *k1, const float *k2) {
+    const planes here = *task, *t = &here; // a copy of our own: stores cannot change it
     const bool kept = t->act == HD_ACT_SILU;
     const float *dz = kept ? t->dx : t->dy;
     const int64_t dzs = kept ? t->dxs : t->dys;

@@ -94,12 +94,14 @@ static inline void turn(vf u, vf *cosine, vf *sine) {
 }
 
 static void uniform_batch(const hd_random_args *a, uint64_t block, float *y) {
-    const float lo = (float)a->lo, range = (float)(a->hi - a->lo), hi = (float)a->hi;
+    const float lo = (float)a->lo, hi = (float)a->hi;
     const vf top = vf_set(a->lo < a->hi ? nextafterf(hi, lo) : hi); // rounding must not reach the open end
     vf u[4];
     units(a, block, u);
-    for (int w = 0; w < 4; w++)
-        u[w] = vf_min(top, lo + range * u[w]);
+    for (int w = 0; w < 4; w++) { // in double, so that one rounding is all, with and without fused products
+        const vd wide = __builtin_convertvector(u[w], vd) * (a->hi - a->lo) + a->lo;
+        u[w] = vf_min(top, __builtin_convertvector(wide, vf));
+    }
     store_blocks(y, u);
 }
 

@@ -205,6 +205,14 @@ static void cursor_advance(cursor *c, const cpu_loop *loop, int64_t n) {
     }
 }
 
+// n elements on, whatever n.
+static void cursor_skip(cursor *c, const cpu_loop *loop, int64_t n) {
+    int64_t i = 0;
+    for (int d = 0; d < loop->ndim; d++)
+        i = i * loop->shape[d] + c->at[d];
+    cursor_set(c, loop, i + n);
+}
+
 typedef struct {
     _Alignas(64) char bytes[CPU_OPERANDS][CPU_STAGE * 8];
 } stage;
@@ -241,13 +249,17 @@ static void run_row(const cpu_loop *loop, cpu_kernel *kernel, const void *contex
     }
 }
 
-// Copy the next n elements of operands that are not flat from (or back to) their rows; moves the cursor.
-static void stage_rows(const cpu_loop *loop, cursor *c, int64_t n, stage *s, cpu_access direction) {
+// Copy the next n elements of the operands in `which` (bit k: operand k) from or back to their rows; moves the cursor.
+static void stage_rows(const cpu_loop *loop, unsigned which, cursor *c, int64_t n, stage *s, cpu_access direction) {
     const int inner = loop->ndim - 1;
+    if (which == 0) {
+        cursor_skip(c, loop, n);
+        return;
+    }
     for (int64_t i = 0; i < n;) {
         const int64_t left = loop->shape[inner] - c->at[inner], m = left < n - i ? left : n - i;
         for (int k = 0; k < loop->operands; k++) {
-            if (loop->flat[k] || !(loop->access[k] & direction))
+            if (!(which >> k & 1))
                 continue;
             char *staged = s->bytes[k] + (size_t)i * loop->size[k];
             if (direction == CPU_READ)
@@ -260,16 +272,48 @@ static void stage_rows(const cpu_loop *loop, cursor *c, int64_t n, stage *s, cpu
     }
 }
 
-// Many short rows at once.
-static void run_rows(const cpu_loop *loop, cpu_kernel *kernel, const void *context, cursor *c, int64_t first, int64_t n,
-                     stage *s) {
-    void *p[CPU_OPERANDS];
+// Operands (bit k: operand k) that have to be staged for reading or writing.
+static unsigned staged(const cpu_loop *loop, cpu_access direction) {
+    unsigned which = 0;
     for (int k = 0; k < loop->operands; k++)
-        p[k] = loop->flat[k] ? c->p[k] : s->bytes[k];
-    cursor back = *c;
-    stage_rows(loop, c, n, s, CPU_READ);
-    kernel(context, first, n, p);
-    stage_rows(loop, &back, n, s, CPU_WRITE);
+        which |= !loop->flat[k] && (loop->access[k] & direction) ? 1u << k : 0;
+    return which;
+}
+
+// Of those, the ones that are the same row again and again: staged once, they serve every later stage that begins with
+// a whole row, because stages are whole rows.
+static unsigned repeating(const cpu_loop *loop) {
+    unsigned which = 0;
+    for (int k = 0; k < loop->operands; k++) {
+        bool still = loop->access[k] == CPU_READ;
+        for (int d = 0; d < loop->ndim - 1; d++)
+            still = still && loop->strides[k][d] == 0;
+        which |= still ? 1u << k : 0;
+    }
+    return which;
+}
+
+// Elements [first, last), many short rows at once.
+static void run_short_rows(const cpu_loop *loop, cpu_kernel *kernel, const void *context, cursor *c, int64_t first,
+                           int64_t last, stage *s) {
+    const int inner = loop->ndim - 1;
+    const int64_t whole = CPU_STAGE - CPU_STAGE % loop->shape[inner];
+    const unsigned reads = staged(loop, CPU_READ), writes = staged(loop, CPU_WRITE), repeats = repeating(loop);
+    bool kept = false; // the stage holds the repeating operands
+    while (first < last) {
+        const int64_t to_row = (loop->shape[inner] - c->at[inner]) % loop->shape[inner];
+        int64_t n = to_row > 0 ? to_row : whole;
+        n = n < last - first ? n : last - first;
+        void *p[CPU_OPERANDS];
+        for (int k = 0; k < loop->operands; k++)
+            p[k] = loop->flat[k] ? c->p[k] : s->bytes[k];
+        cursor back = *c;
+        stage_rows(loop, kept ? reads & ~repeats : reads, c, n, s, CPU_READ);
+        kernel(context, first, n, p);
+        stage_rows(loop, writes, &back, n, s, CPU_WRITE);
+        kept = to_row == 0;
+        first += n;
+    }
 }
 
 void cpu_loop_run_range(const cpu_loop *loop, cpu_kernel *kernel, const void *context, int64_t first, int64_t last) {
@@ -280,23 +324,24 @@ void cpu_loop_run_range(const cpu_loop *loop, cpu_kernel *kernel, const void *co
     if (first >= last) // an empty loop has extents of 0, which cursor_set could not divide by
         return;
     cursor_set(&c, loop, first);
+    if (inner > 0 && loop->shape[inner] < SHORT_ROW) {
+        run_short_rows(loop, kernel, context, &c, first, last, &s);
+        return;
+    }
     while (first < last) {
-        int64_t n = last - first;
-        if (inner > 0 && loop->shape[inner] < SHORT_ROW) {
-            n = n < CPU_STAGE ? n : CPU_STAGE;
-            run_rows(loop, kernel, context, &c, first, n, &s);
-        } else {
-            const int64_t left = loop->shape[inner] - c.at[inner];
-            n = n < left ? n : left;
-            run_row(loop, kernel, context, &c, first, n, &s);
-            cursor_advance(&c, loop, n);
-        }
+        const int64_t left = loop->shape[inner] - c.at[inner], n = last - first < left ? last - first : left;
+        run_row(loop, kernel, context, &c, first, n, &s);
+        cursor_advance(&c, loop, n);
         first += n;
     }
 }
 
 void cpu_loop_run(const cpu_loop *loop, cpu_kernel *kernel, const void *context) {
     const int64_t pieces = (loop->numel + CPU_PIECE - 1) / CPU_PIECE;
+    if (pieces <= 1) { // a region costs more than a small tensor
+        cpu_loop_run_range(loop, kernel, context, 0, loop->numel);
+        return;
+    }
     CPU_PARALLEL_FOR(i, pieces) {
         const int64_t first = i * CPU_PIECE, last = first + CPU_PIECE;
         cpu_loop_run_range(loop, kernel, context, first, last < loop->numel ? last : loop->numel);
