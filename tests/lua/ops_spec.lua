@@ -1,6 +1,6 @@
 -- Every op of runtime/ops/op_list.def against its samples (tests/ops/samples.lua), each tensor in three memory layouts:
--- values and f32 gradients of cpu agree with those of ref, f64 gradients agree with finite differences on both back
--- ends, methods and in-place forms do the same, inputs stay as they were, and wrong calls say what is wrong.
+-- values and gradients of cpu agree with those of ref in f32 and f64, f64 gradients agree with finite differences,
+-- methods and in-place forms do the same, inputs stay as they were, and wrong calls say what is wrong.
 
 local hd = require "hd"
 local core = require "hd.core"
@@ -51,16 +51,8 @@ local function in_layout(x, layout)
   return layout == "view" and as_view(x) or x:clone()
 end
 
--- The same as ops that gradients go through.
-local function moved_to_layout(x, layout)
-  local order, border = {}, {}
-  if layout == "row" or x:dim() == 0 then return x end
-  if layout == "last" then return x:channels_last() end
-  for d = 1, x:dim() do order[d], border[2 * d - 1], border[2 * d] = x:dim() + 1 - d, 1, 1 end
-  local y = core.op.pad(x, border):permute(order):contiguous():permute(order)
-  for d = 1, x:dim() do y = y:narrow(d, 2, x:size(d)) end
-  return y
-end
+-- The same by ops that gradients go through.
+local function moved_to_layout(x, layout) return layout == "last" and x:channels_last() or x end
 
 -- The arguments of a case in row-major memory, and the places of the float tensors among them.
 local function build(case, dtype)
@@ -179,22 +171,19 @@ local function check_against_ref(op, case, dtype, forward_limit, gradient_limit)
   end
 end
 
+-- On cpu and in two layouts: the others have the same gradients to 1e-12, see above.
 local function check_gradients(op, case)
-  for _, layout in ipairs(layouts_of(case)) do
-    for _, backend in ipairs(layout == "row" and { "cpu", "ref" } or { "cpu" }) do
-      on(backend, function()
-        local args, floats = build(case, "f64")
-        local inputs = {}
-        for i, place in ipairs(floats) do inputs[i] = place.holder[place.key]:requires_grad_() end
-        local function f(...)
-          local moved = { ... }
-          for i, place in ipairs(floats) do place.holder[place.key] = moved_to_layout(moved[i], layout) end
-          return call(op, case, args)
-        end
-        local ok, message = hd.gradcheck(f, inputs, { atol = 1e-7, rtol = 1e-5 })
-        assert(ok, ("%s, layout %s: %s"):format(backend, layout, message))
-      end)
+  for _, layout in ipairs(case.layouts or { "row", "last" }) do
+    local args, floats = build(case, "f64")
+    local inputs = {}
+    for i, place in ipairs(floats) do inputs[i] = place.holder[place.key]:requires_grad_() end
+    local function f(...)
+      local moved = { ... }
+      for i, place in ipairs(floats) do place.holder[place.key] = moved_to_layout(moved[i], layout) end
+      return call(op, case, args)
     end
+    local ok, message = hd.gradcheck(f, inputs, { atol = 1e-7, rtol = 1e-5 })
+    assert(ok, ("layout %s: %s"):format(layout, message))
   end
 end
 
@@ -241,7 +230,7 @@ for _, op in ipairs(listed) do
         check_against_ref(op, case, "f32", case.tolerance or FORWARD, GRADIENT)
       end)
       it("agrees with ref in f64: " .. text, function() check_against_ref(op, case, "f64", 1e-12, 1e-12) end)
-      if case.grad ~= false then
+      if case.grad ~= false and not case.large then
         it("has the gradient of finite differences: " .. text, function() check_gradients(op, case) end)
       end
     end
