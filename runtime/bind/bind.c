@@ -63,7 +63,8 @@ hd_dtype hd_check_dtype(lua_State *L, int arg) {
     for (size_t i = 0; i < sizeof others / sizeof *others; i++)
         if (strcmp(name, others[i].name) == 0)
             return others[i].dtype;
-    return (hd_dtype)hd_raisef(L, "dtype: unknown element type: got '%s', expected f32, f64, i64, i32, u8 or bool", name);
+    return (hd_dtype)hd_raisef(L, "dtype: unknown element type: got '%s', expected f32, f64, i64, i32, u8 or bool",
+                               name);
 }
 
 // Results ----------------------------------------------------------------------------
@@ -127,34 +128,36 @@ void hd_bind_boxes(lua_State *L) {
 }
 
 // Collecting ------------------------------------------------------------------------
-// Lua sees 16 bytes of a tensor, not its megabytes. A full collection runs when live native bytes have grown by a quarter
-// and by 32 MiB, or by eight times Lua's own heap, since the last one: then its cost, which grows with Lua's heap, stays
-// small beside the work that allocated so much.
+// Lua sees 16 bytes of a tensor, not its megabytes. A full collection runs when live native bytes have grown since the
+// last one by an eighth, but at least by 32 MiB and by eight times Lua's own heap: its cost grows with that heap, and
+// so stays small beside the work that allocated so much. Before a backward sweep a quarter of that is enough: nothing
+// can be collected while it runs, and it is where memory peaks.
 
-static size_t collect_above = (size_t)32 << 20;
+static size_t live_after_collection;
 
 void hd_collect(lua_State *L) {
     hd_memory_info info;
     lua_gc(L, LUA_GCCOLLECT);
     hd_memory(&info);
-    const size_t heap = (size_t)lua_gc(L, LUA_GCCOUNT) * 1024, least = (size_t)32 << 20;
-    collect_above = info.live + info.live / 4 + (8 * heap > least ? 8 * heap : least);
+    live_after_collection = info.live;
 }
 
-void hd_collect_if_due(lua_State *L) {
+static size_t larger(size_t a, size_t b) { return a > b ? a : b; }
+
+static size_t allowed_growth(lua_State *L) {
+    const size_t heap = (size_t)lua_gc(L, LUA_GCCOUNT) * 1024;
+    return larger(larger(live_after_collection / 8, (size_t)32 << 20), 8 * heap);
+}
+
+static void collect_after_growth(lua_State *L, int divisor) {
     hd_memory_info info;
     hd_memory(&info);
-    if (info.live > collect_above)
+    if (info.live > live_after_collection + allowed_growth(L) / (size_t)divisor)
         hd_collect(L);
 }
 
-void hd_collect_before_backward(lua_State *L) {
-    hd_memory_info info;
-    const size_t heap = (size_t)lua_gc(L, LUA_GCCOUNT) * 1024, least = (size_t)64 << 20;
-    hd_memory(&info);
-    if (info.live > (64 * heap > least ? 64 * heap : least))
-        hd_collect(L);
-}
+void hd_collect_if_due(lua_State *L) { collect_after_growth(L, 1); }
+void hd_collect_before_sweep(lua_State *L) { collect_after_growth(L, 4); }
 
 // Errors ----------------------------------------------------------------------------
 

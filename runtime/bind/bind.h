@@ -46,8 +46,7 @@ struct hd_op_args;
 // Run an op, push its result: collects if due, retries once after collecting when memory runs out. [-0, +1, raises]
 int hd_apply(lua_State *L, const struct hd_op *op, int nin, hd_tensor **in, const struct hd_op_args *args);
 void hd_collect(lua_State *L);                            // a full collection, now
-// The same where it is cheap beside the step: else dead Lua objects hold activations that the sweep would let go.
-void hd_collect_before_backward(lua_State *L);
+void hd_collect_before_sweep(lua_State *L);               // as hd_collect_if_due, sooner
 void hd_box_release(lua_State *L, int index);             // let a box's tensor go
 int hd_box_collect(lua_State *L);                         // its __gc
 void hd_scope_add(lua_State *L);                          // the box on top belongs to the open scope, if any

@@ -10,7 +10,8 @@ static int l_requires_grad_(lua_State *L) {
     if (!hd_dtype_is_float(x->dtype))
         return hd_raisef(L, "requires_grad_: wrong type: got %s, expected f32 or f64", hd_dtype_name(x->dtype));
     if (x->node)
-        return hd_raisef(L, "requires_grad_: this tensor is the result of an operation\n  hint: x:detach():requires_grad_()");
+        return hd_raisef(
+            L, "requires_grad_: this tensor is the result of an operation\n  hint: x:detach():requires_grad_()");
     x->requires_grad = on;
     lua_settop(L, 1);
     return 1;
@@ -61,11 +62,11 @@ static int l_detach(lua_State *L) {
     return hd_box_done(L);
 }
 
-// y:backward(dy): add d y / d leaf to the gradient of every leaf below y; dy is needed where y has more than one element.
-// What the graph saved is released on the way.
+// y:backward(dy): add d y / d leaf to the gradient of every leaf below y; dy is needed where y has more than one
+// element. What the graph saved is released on the way.
 static int l_backward(lua_State *L) {
     hd_tensor *y = hd_check_tensor(L, 1), *dy = lua_isnoneornil(L, 2) ? NULL : hd_check_tensor(L, 2);
-    hd_collect_before_backward(L);
+    hd_collect_before_sweep(L);
     if (hd_tape_backward(y, dy) != HD_OK)
         return hd_raise(L);
     return 0;
@@ -107,9 +108,14 @@ static int l_grad_enabled(lua_State *L) {
 
 void hd_bind_autograd(lua_State *L) {
     static const luaL_Reg functions[] = {{"no_grad", l_no_grad}, {"grad_enabled", l_grad_enabled}, {NULL, NULL}};
-    static const luaL_Reg methods[] = {
-        {"requires_grad_", l_requires_grad_}, {"requires_grad", l_requires_grad}, {"is_leaf", l_is_leaf},
-        {"grad", l_grad}, {"set_grad", l_set_grad}, {"detach", l_detach}, {"backward", l_backward}, {NULL, NULL}};
+    static const luaL_Reg methods[] = {{"requires_grad_", l_requires_grad_},
+                                       {"requires_grad", l_requires_grad},
+                                       {"is_leaf", l_is_leaf},
+                                       {"grad", l_grad},
+                                       {"set_grad", l_set_grad},
+                                       {"detach", l_detach},
+                                       {"backward", l_backward},
+                                       {NULL, NULL}};
     luaL_newmetatable(L, "hd.GradGuard");
     lua_pushcfunction(L, l_guard_close);
     lua_setfield(L, -2, "__close");

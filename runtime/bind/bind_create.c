@@ -123,7 +123,8 @@ static int l_full(lua_State *L) {
     return finish(L, status, box, &o);
 }
 
-// core.empty_weight(shape) -> tensor: an uninitialised convolution weight [k,c,...] that lies in memory as the kernels like it
+// core.empty_weight(shape) -> tensor: an uninitialised convolution weight [k,c,...] that lies in memory as the kernels
+// like it
 static int l_empty_weight(lua_State *L) {
     int ndim;
     int64_t shape[HD_MAX_DIMS];
@@ -169,8 +170,8 @@ static void fill_from(lua_State *L, int depth, const hd_view *v, int64_t *at) {
     }
     const int64_t have = lua_type(L, -1) == LUA_TTABLE ? (int64_t)lua_rawlen(L, -1) : -1;
     if (have < 0)
-        hd_raisef(L, "tensor: ragged table: got a %s at depth %d, expected a table of %lld", luaL_typename(L, -1), depth + 1,
-                  (long long)v->shape[depth]);
+        hd_raisef(L, "tensor: ragged table: got a %s at depth %d, expected a table of %lld", luaL_typename(L, -1),
+                  depth + 1, (long long)v->shape[depth]);
     if (have != v->shape[depth])
         hd_raisef(L, "tensor: ragged table: got %lld elements at depth %d, expected %lld", (long long)have, depth + 1,
                   (long long)v->shape[depth]);
@@ -220,11 +221,13 @@ static double check_number(lua_State *L, int arg, const char *where) {
     return lua_tonumber(L, arg);
 }
 
-// hd.arange(first, last, step) -> tensor: first, first + step ... up to and including last, as Lua's numeric for; i64 if all are integers
+// hd.arange(first, last, step) -> tensor: first, first + step ... up to and including last, as Lua's numeric for; i64
+// if all are integers
 static int l_arange(lua_State *L) {
     int args = lua_gettop(L);
     const int options = args > 0 && lua_type(L, args) == LUA_TTABLE ? args-- : args + 1;
-    const double first = args > 1 ? check_number(L, 1, "arange") : 1, last = check_number(L, args > 1 ? 2 : 1, "arange");
+    const double first = args > 1 ? check_number(L, 1, "arange") : 1,
+                 last = check_number(L, args > 1 ? 2 : 1, "arange");
     const double step = args > 2 ? check_number(L, 3, "arange") : 1;
     bool integers = true;
     for (int i = 1; i <= args; i++)
@@ -259,18 +262,21 @@ static int l_eye(lua_State *L) {
 
 // Random -----------------------------------------------------------------------------------------
 
-// Numbers of two words (f64, whole numbers) sit at half the generator's offset, see core/rng.h.
+// f64 numbers take two words each, so they sit at half the generator's offset; see core/rng.h.
 static hd_status fill_random(hd_tensor *x, hd_random kind, double lo, double hi, hd_rng *rng) {
     const uint64_t n = (uint64_t)hd_tensor_numel(x);
-    const bool two_words = x->dtype == HD_F64 || kind == HD_RANDOM_INT;
+    const bool two_words = x->dtype == HD_F64 && kind != HD_RANDOM_INT;
     const uint64_t first = hd_rng_take(rng, two_words ? 2 * n : n);
     return hd_be()->random(
         &(hd_random_args){kind, hd_tensor_as_view(x), rng->seed, rng->stream, two_words ? first / 2 : first, lo, hi});
 }
 
-static hd_rng *option_rng(lua_State *L, const create_options *o) { return hd_check_rng(L, o->rng ? o->rng : lua_gettop(L) + 1); }
+static hd_rng *option_rng(lua_State *L, const create_options *o) {
+    return hd_check_rng(L, o->rng ? o->rng : lua_gettop(L) + 1);
+}
 
-static int create_random(lua_State *L, const char *where, int arg, hd_random kind, double lo, double hi, hd_dtype dtype) {
+static int create_random(lua_State *L, const char *where, int arg, hd_random kind, double lo, double hi,
+                         hd_dtype dtype) {
     int ndim;
     int64_t shape[HD_MAX_DIMS];
     arg = read_shape(L, arg, where, &ndim, shape);
@@ -330,14 +336,16 @@ static int l_ones_like(lua_State *L) { return fill_like(L, 1, "ones_like"); }
 
 static int fill_method(lua_State *L, hd_random kind, const char *where, double lo, double hi) {
     hd_tensor *x = hd_check_tensor(L, 1);
-    const int options = lua_gettop(L) > 1 && lua_type(L, lua_gettop(L)) == LUA_TTABLE ? lua_gettop(L) : lua_gettop(L) + 1;
+    const int options =
+        lua_gettop(L) > 1 && lua_type(L, lua_gettop(L)) == LUA_TTABLE ? lua_gettop(L) : lua_gettop(L) + 1;
     const create_options o = read_options(L, options, where, x->dtype);
     if (options > 2)
         lo = check_number(L, 2, where);
     if (options > 3)
         hi = check_number(L, 3, where);
     if (hd_grad_enabled() && x->node)
-        return hd_raisef(L, "%s: in-place change of a tensor that needs a gradient\n  hint: wrap it in hd.no_grad(...)", where);
+        return hd_raisef(L, "%s: in-place change of a tensor that needs a gradient\n  hint: wrap it in hd.no_grad(...)",
+                         where);
     if (fill_random(x, kind, lo, hi, option_rng(L, &o)) != HD_OK)
         return hd_raise(L);
     x->storage->version++;
@@ -354,10 +362,22 @@ static int l_bernoulli_(lua_State *L) { return fill_method(L, HD_RANDOM_BERNOULL
 
 void hd_bind_create(lua_State *L) {
     static const luaL_Reg functions[] = {
-        {"tensor", l_tensor},   {"zeros", l_zeros},           {"ones", l_ones},           {"empty", l_empty},
-        {"full", l_full},       {"empty_weight", l_empty_weight}, {"arange", l_arange},   {"linspace", l_linspace},
-        {"eye", l_eye},         {"rand", l_rand},             {"randn", l_randn},         {"randint", l_randint},
-        {"randn_like", l_randn_like}, {"rand_like", l_rand_like}, {"zeros_like", l_zeros_like}, {"ones_like", l_ones_like},
+        {"tensor", l_tensor},
+        {"zeros", l_zeros},
+        {"ones", l_ones},
+        {"empty", l_empty},
+        {"full", l_full},
+        {"empty_weight", l_empty_weight},
+        {"arange", l_arange},
+        {"linspace", l_linspace},
+        {"eye", l_eye},
+        {"rand", l_rand},
+        {"randn", l_randn},
+        {"randint", l_randint},
+        {"randn_like", l_randn_like},
+        {"rand_like", l_rand_like},
+        {"zeros_like", l_zeros_like},
+        {"ones_like", l_ones_like},
         {NULL, NULL},
     };
     static const luaL_Reg methods[] = {

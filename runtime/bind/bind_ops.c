@@ -7,13 +7,24 @@
 #include <stdlib.h>
 #include <string.h>
 
-// The vocabulary: what each value argument is and where it goes in hd_op_args ------------------------------------------
+// The vocabulary: what each value argument is and where it goes in hd_op_args
+// ------------------------------------------
 
 typedef enum {
-    V_INT, V_DIM, V_INDEX, V_NUMBER, V_BOOL, // single values; DIM and INDEX are 1-based or negative
-    V_SIZES, V_DIMS, V_ORDER, V_PADS,        // lists
-    V_PAIR, V_NUMBER_PAIR,                   // one number for both, or a table of one or two
-    V_MODE, V_ACTIVATION, V_DTYPE,           // words
+    V_INT,
+    V_DIM,
+    V_INDEX,
+    V_NUMBER,
+    V_BOOL, // single values; DIM and INDEX are 1-based or negative
+    V_SIZES,
+    V_DIMS,
+    V_ORDER,
+    V_PADS, // lists
+    V_PAIR,
+    V_NUMBER_PAIR, // one number for both, or a table of one or two
+    V_MODE,
+    V_ACTIVATION,
+    V_DTYPE, // words
 } value_kind;
 
 typedef struct {
@@ -24,19 +35,39 @@ typedef struct {
 
 #define AT(member) offsetof(hd_op_args, member)
 static const vocable vocabulary[] = {
-    {"dim", V_DIM, AT(dim)}, {"dim2", V_DIM, AT(dim2)}, {"dims", V_DIMS, AT(dims)}, {"order", V_ORDER, AT(dims)},
-    {"sizes", V_SIZES, AT(sizes)}, {"start", V_INDEX, AT(start)}, {"index", V_INDEX, AT(index)},
-    {"length", V_INT, AT(length)}, {"groups", V_INT, AT(groups)}, {"kernel", V_PAIR, AT(kernel)},
-    {"stride", V_PAIR, AT(stride)}, {"padding", V_PAIR, AT(padding)}, {"dilation", V_PAIR, AT(dilation)},
-    {"output_padding", V_PAIR, AT(output_padding)}, {"pads", V_PADS, AT(pads)}, {"size", V_PAIR, AT(size)},
-    {"scale_factor", V_NUMBER_PAIR, AT(scale_factor)}, {"value", V_NUMBER, AT(value)}, {"alpha", V_NUMBER, AT(alpha)},
-    {"beta", V_NUMBER, AT(beta)}, {"eps", V_NUMBER, AT(eps)}, {"scale", V_NUMBER, AT(scale)}, {"mode", V_MODE, AT(mode)},
-    {"activation", V_ACTIVATION, AT(activation)}, {"dtype", V_DTYPE, AT(dtype)}, {"keepdim", V_BOOL, AT(keepdim)},
-    {"align_corners", V_BOOL, AT(align_corners)}, {"unbiased", V_BOOL, AT(unbiased)},
+    {"dim", V_DIM, AT(dim)},
+    {"dim2", V_DIM, AT(dim2)},
+    {"dims", V_DIMS, AT(dims)},
+    {"order", V_ORDER, AT(dims)},
+    {"sizes", V_SIZES, AT(sizes)},
+    {"start", V_INDEX, AT(start)},
+    {"index", V_INDEX, AT(index)},
+    {"length", V_INT, AT(length)},
+    {"groups", V_INT, AT(groups)},
+    {"kernel", V_PAIR, AT(kernel)},
+    {"stride", V_PAIR, AT(stride)},
+    {"padding", V_PAIR, AT(padding)},
+    {"dilation", V_PAIR, AT(dilation)},
+    {"output_padding", V_PAIR, AT(output_padding)},
+    {"pads", V_PADS, AT(pads)},
+    {"size", V_PAIR, AT(size)},
+    {"scale_factor", V_NUMBER_PAIR, AT(scale_factor)},
+    {"value", V_NUMBER, AT(value)},
+    {"alpha", V_NUMBER, AT(alpha)},
+    {"beta", V_NUMBER, AT(beta)},
+    {"eps", V_NUMBER, AT(eps)},
+    {"scale", V_NUMBER, AT(scale)},
+    {"mode", V_MODE, AT(mode)},
+    {"activation", V_ACTIVATION, AT(activation)},
+    {"dtype", V_DTYPE, AT(dtype)},
+    {"keepdim", V_BOOL, AT(keepdim)},
+    {"align_corners", V_BOOL, AT(align_corners)},
+    {"unbiased", V_BOOL, AT(unbiased)},
 };
 #undef AT
 
-// Parsed signatures ----------------------------------------------------------------------------------------------------
+// Parsed signatures
+// ----------------------------------------------------------------------------------------------------
 
 enum { MAX_PARAMS = 10, MAX_NAME = 24 };
 
@@ -91,7 +122,8 @@ static void parse_signature(const hd_op *op, signature *s) {
     }
 }
 
-// Reading values -------------------------------------------------------------------------------------------------------
+// Reading values
+// -------------------------------------------------------------------------------------------------------
 
 static int wrong(lua_State *L, const signature *s, const char *name, int arg, const char *expected) {
     const char *got = lua_isnone(L, arg) ? "nothing" : luaL_typename(L, arg);
@@ -115,12 +147,14 @@ static int64_t read_from_one(lua_State *L, const signature *s, const char *name,
     return i > 0 ? i - 1 : i;
 }
 
-// A list of integers from a table, a single number, or (sizes, order) all the numbers that follow. Returns arguments used.
+// A list of integers from a table, a single number, or (sizes, order) all the numbers that follow. Returns arguments
+// used.
 static int read_list(lua_State *L, const signature *s, const param *p, int arg, hd_op_args *args) {
     const value_kind kind = p->value->kind;
     int64_t *out = (int64_t *)((char *)args + p->value->offset);
     const int limit = kind == V_PADS ? 2 * HD_MAX_DIMS : HD_MAX_DIMS;
-    const bool table = lua_type(L, arg) == LUA_TTABLE, spread = !table && (kind == V_SIZES || kind == V_ORDER) && !p->by_name_only;
+    const bool table = lua_type(L, arg) == LUA_TTABLE,
+               spread = !table && (kind == V_SIZES || kind == V_ORDER) && !p->by_name_only;
     int n = 0, used = 1;
     if (table) {
         n = (int)lua_rawlen(L, arg);
@@ -131,7 +165,8 @@ static int read_list(lua_State *L, const signature *s, const param *p, int arg, 
         used = n;
     }
     if (n > limit)
-        hd_raisef(L, "%s: argument '%s' is too long: got %d numbers, expected at most %d", s->op->name, p->name, n, limit);
+        hd_raisef(L, "%s: argument '%s' is too long: got %d numbers, expected at most %d", s->op->name, p->name, n,
+                  limit);
     for (int i = 0; i < n; i++) {
         if (table)
             lua_rawgeti(L, arg, i + 1);
@@ -162,7 +197,8 @@ static void read_pair(lua_State *L, const signature *s, const param *p, int arg,
     }
 }
 
-static int read_word(lua_State *L, const signature *s, const param *p, int arg, const char *const *words, const char *all) {
+static int read_word(lua_State *L, const signature *s, const param *p, int arg, const char *const *words,
+                     const char *all) {
     const char *word = lua_type(L, arg) == LUA_TSTRING ? lua_tostring(L, arg) : NULL;
     for (int i = 0; word && words[i]; i++)
         if (strcmp(words[i], word) == 0)
@@ -177,8 +213,13 @@ static int read_value(lua_State *L, const signature *s, const param *p, int arg,
     static const char *const modes[] = {"nearest", "bilinear", NULL}, *const activations[] = {"none", "silu", NULL};
     void *out = (char *)args + p->value->offset;
     switch (p->value->kind) {
-    case V_INT: *(int64_t *)out = read_int(L, s, p->name, arg); return 1;
-    case V_DIM: case V_INDEX: *(int64_t *)out = read_from_one(L, s, p->name, arg); return 1;
+    case V_INT:
+        *(int64_t *)out = read_int(L, s, p->name, arg);
+        return 1;
+    case V_DIM:
+    case V_INDEX:
+        *(int64_t *)out = read_from_one(L, s, p->name, arg);
+        return 1;
     case V_NUMBER:
         if (lua_type(L, arg) != LUA_TNUMBER)
             wrong(L, s, p->name, arg, "a number");
@@ -189,15 +230,26 @@ static int read_value(lua_State *L, const signature *s, const param *p, int arg,
             wrong(L, s, p->name, arg, "true or false");
         *(bool *)out = lua_toboolean(L, arg);
         return 1;
-    case V_PAIR: case V_NUMBER_PAIR: read_pair(L, s, p, arg, args); return 1;
-    case V_MODE: *(int *)out = read_word(L, s, p, arg, modes, "\"nearest\" or \"bilinear\""); return 1;
-    case V_ACTIVATION: *(int *)out = read_word(L, s, p, arg, activations, "\"none\" or \"silu\""); return 1;
-    case V_DTYPE: *(int *)out = (int)hd_check_dtype(L, arg); return 1;
-    default: return read_list(L, s, p, arg, args);
+    case V_PAIR:
+    case V_NUMBER_PAIR:
+        read_pair(L, s, p, arg, args);
+        return 1;
+    case V_MODE:
+        *(int *)out = read_word(L, s, p, arg, modes, "\"nearest\" or \"bilinear\"");
+        return 1;
+    case V_ACTIVATION:
+        *(int *)out = read_word(L, s, p, arg, activations, "\"none\" or \"silu\"");
+        return 1;
+    case V_DTYPE:
+        *(int *)out = (int)hd_check_dtype(L, arg);
+        return 1;
+    default:
+        return read_list(L, s, p, arg, args);
     }
 }
 
-// Options by name --------------------------------------------------------------------------------------------------------
+// Options by name
+// --------------------------------------------------------------------------------------------------------
 
 static int unknown_option(lua_State *L, const signature *s, const char *name) {
     luaL_Buffer known;
@@ -214,8 +266,9 @@ static int unknown_option(lua_State *L, const signature *s, const char *name) {
             best = distance, nearest = s->params[i].name;
     }
     luaL_pushresult(&known);
-    return hd_raisef(L, "%s: unknown option '%s'%s%s%s known: %s", s->op->name, name, nearest ? ". did you mean '" : ".",
-                     nearest ? nearest : "", nearest ? "'?" : "", lua_tostring(L, -1));
+    return hd_raisef(L, "%s: unknown option '%s'%s%s%s known: %s", s->op->name, name,
+                     nearest ? ". did you mean '" : ".", nearest ? nearest : "", nearest ? "'?" : "",
+                     lua_tostring(L, -1));
 }
 
 static void read_options(lua_State *L, const signature *s, int arg, hd_op_args *args) {
@@ -243,10 +296,11 @@ static bool is_options(lua_State *L, int arg) {
     return options;
 }
 
-// Calling ------------------------------------------------------------------------------------------------------------------
+// Calling
+// ------------------------------------------------------------------------------------------------------------------
 
-static hd_status apply_with_retry(lua_State *L, const hd_op *op, int nin, hd_tensor **in, const hd_op_args *args, bool inplace,
-                                  hd_tensor **out) {
+static hd_status apply_with_retry(lua_State *L, const hd_op *op, int nin, hd_tensor **in, const hd_op_args *args,
+                                  bool inplace, hd_tensor **out) {
     const hd_status status = hd_ad_apply(op, nin, in, args, inplace, out);
     if (status != HD_ENOMEM)
         return status;
@@ -272,8 +326,8 @@ static hd_tensor **read_tensor_list(lua_State *L, const signature *s, const para
         lua_rawgeti(L, arg, i + 1);
         list[i] = hd_test_tensor(L, lua_gettop(L));
         if (!list[i])
-            hd_raisef(L, "%s: entry %d of '%s' has the wrong type: got %s, expected a tensor", s->op->name, i + 1, p->name,
-                      luaL_typename(L, -1));
+            hd_raisef(L, "%s: entry %d of '%s' has the wrong type: got %s, expected a tensor", s->op->name, i + 1,
+                      p->name, luaL_typename(L, -1));
         lua_pop(L, 1);
     }
     return list;
@@ -292,7 +346,8 @@ static int l_op(lua_State *L) {
         if (p->by_name_only)
             break;
         const bool sizes = p->value && p->value->kind == V_SIZES; // {} is the shape of a 0-d tensor
-        const bool absent = arg > last || lua_isnil(L, arg) || (arg == last && !p->list && !sizes && is_options(L, arg));
+        const bool absent =
+            arg > last || lua_isnil(L, arg) || (arg == last && !p->list && !sizes && is_options(L, arg));
         if (absent && !p->optional)
             wrong(L, s, p->name, arg, p->tensor ? "a tensor" : "a value");
         if (p->list) {
@@ -345,7 +400,8 @@ static int l_negate(lua_State *L) {
     return hd_apply(L, hd_op_find("neg"), 1, &x, &args);
 }
 
-// Registration: hd.core.op, and the methods and metamethods of tensors -----------------------------------------------------
+// Registration: hd.core.op, and the methods and metamethods of tensors
+// -----------------------------------------------------
 
 static void push_op(lua_State *L, signature *s, bool inplace) {
     lua_pushlightuserdata(L, s);

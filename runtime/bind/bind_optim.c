@@ -30,12 +30,18 @@ static int finish(lua_State *L, hd_status status, hd_tensor *p) {
 static int l_adam(lua_State *L) {
     hd_tensor *p = hd_check_tensor(L, 1);
     luaL_checktype(L, 6, LUA_TTABLE);
-    const hd_adam_args args = {
-        .p = hd_tensor_as_view(p), .g = check_partner(L, 2, p, "adam"), .m = check_partner(L, 3, p, "adam"),
-        .v = check_partner(L, 4, p, "adam"), .step = hd_check_int(L, 5), .lr = option(L, 6, "lr", 1e-3),
-        .beta1 = option(L, 6, "beta1", 0.9), .beta2 = option(L, 6, "beta2", 0.999), .eps = option(L, 6, "eps", 1e-8),
-        .weight_decay = option(L, 6, "weight_decay", 0), .decoupled = option(L, 6, "decoupled", 0) != 0,
-        .grad_scale = option(L, 6, "grad_scale", 1)};
+    const hd_adam_args args = {.p = hd_tensor_as_view(p),
+                               .g = check_partner(L, 2, p, "adam"),
+                               .m = check_partner(L, 3, p, "adam"),
+                               .v = check_partner(L, 4, p, "adam"),
+                               .step = hd_check_int(L, 5),
+                               .lr = option(L, 6, "lr", 1e-3),
+                               .beta1 = option(L, 6, "beta1", 0.9),
+                               .beta2 = option(L, 6, "beta2", 0.999),
+                               .eps = option(L, 6, "eps", 1e-8),
+                               .weight_decay = option(L, 6, "weight_decay", 0),
+                               .decoupled = option(L, 6, "decoupled", 0) != 0,
+                               .grad_scale = option(L, 6, "grad_scale", 1)};
     return finish(L, hd_be()->adam(&args), p);
 }
 
@@ -43,9 +49,13 @@ static int l_adam(lua_State *L) {
 static int l_sgd(lua_State *L) {
     hd_tensor *p = hd_check_tensor(L, 1);
     luaL_checktype(L, 4, LUA_TTABLE);
-    hd_sgd_args args = {.p = hd_tensor_as_view(p), .g = check_partner(L, 2, p, "sgd"), .lr = option(L, 4, "lr", 1e-2),
-                        .momentum = option(L, 4, "momentum", 0), .weight_decay = option(L, 4, "weight_decay", 0),
-                        .nesterov = option(L, 4, "nesterov", 0) != 0, .grad_scale = option(L, 4, "grad_scale", 1)};
+    hd_sgd_args args = {.p = hd_tensor_as_view(p),
+                        .g = check_partner(L, 2, p, "sgd"),
+                        .lr = option(L, 4, "lr", 1e-2),
+                        .momentum = option(L, 4, "momentum", 0),
+                        .weight_decay = option(L, 4, "weight_decay", 0),
+                        .nesterov = option(L, 4, "nesterov", 0) != 0,
+                        .grad_scale = option(L, 4, "grad_scale", 1)};
     if (!lua_isnoneornil(L, 3))
         args.m = check_partner(L, 3, p, "sgd");
     return finish(L, hd_be()->sgd(&args), p);

@@ -1,5 +1,6 @@
 // bind/bind_random.c: generators: hd.rng(seed, stream), hd.seed(n), and their state.
-// Layer: bind. A generator is (seed, stream, offset), see core/rng.h; its state is three integers, so checkpoints keep it.
+// Layer: bind. A generator is (seed, stream, offset), see core/rng.h; its state is three integers, so checkpoints keep
+// it.
 #include "bind/bind.h"
 #include <stdio.h>
 
@@ -10,7 +11,8 @@ hd_rng *hd_check_rng(lua_State *L, int arg) {
         return &default_rng;
     hd_rng *rng = luaL_testudata(L, arg, HD_RNG_NAME);
     if (!rng)
-        hd_raisef(L, "argument %d: wrong type: got %s, expected a generator (hd.rng(seed))", arg, luaL_typename(L, arg));
+        hd_raisef(L, "argument %d: wrong type: got %s, expected a generator (hd.rng(seed))", arg,
+                  luaL_typename(L, arg));
     return rng;
 }
 
@@ -87,10 +89,10 @@ static int l_rng_tostring(lua_State *L) {
 }
 
 void hd_bind_random(lua_State *L) {
-    static const luaL_Reg functions[] = {{"rng", l_rng}, {"seed", l_seed}, {"set_rng_state", l_set_default_state},
-                                         {"rng_state", l_state}, {NULL, NULL}};
-    static const luaL_Reg methods[] = {{"state", l_state}, {"set_state", l_set_state}, {"fork", l_fork},
-                                       {"number", l_number}, {NULL, NULL}};
+    static const luaL_Reg functions[] = {
+        {"rng", l_rng}, {"seed", l_seed}, {"set_rng_state", l_set_default_state}, {"rng_state", l_state}, {NULL, NULL}};
+    static const luaL_Reg methods[] = {
+        {"state", l_state}, {"set_state", l_set_state}, {"fork", l_fork}, {"number", l_number}, {NULL, NULL}};
     luaL_newmetatable(L, HD_RNG_NAME);
     luaL_newlib(L, methods);
     lua_setfield(L, -2, "__index");

@@ -1,7 +1,8 @@
 // bind/bind_scope.c: hd.scope(): tensors that ops return inside it are released at its end.
-// Layer: bind. A scope's user value is a list of the boxes made while it was open, with weak references: what the collector
-// takes first needs no release. Kept out: s:keep(x), parameters, buffers and optimizer state (marked), leaves that require a
-// gradient, gradients (a second owner). Views and the tape own storages of their own count, so they live on.
+// Layer: bind. A scope's user value is a list of the boxes made while it was open, with weak references: what the
+// collector takes first needs no release. Kept out: s:keep(x), parameters, buffers and optimizer state (marked), leaves
+// that require a gradient, gradients (a second owner). Views and the tape own storages of their own count, so they live
+// on.
 #include "bind/bind.h"
 #include <string.h>
 

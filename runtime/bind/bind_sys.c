@@ -31,13 +31,16 @@ static int l_clock(lua_State *L) {
     return 1;
 }
 
-// hd.memory() -> {live, cached, peak, allocations}: bytes of native memory held by tensors, waiting for reuse, highest; blocks handed out
+// hd.memory() -> {live, cached, peak, allocations}: bytes of native memory held by tensors, waiting for reuse, highest;
+// blocks handed out
 static int l_memory(lua_State *L) {
     hd_memory_info info;
     hd_memory(&info);
     lua_createtable(L, 0, 4);
-    const struct { const char *name; size_t value; } fields[] = {
-        {"live", info.live}, {"cached", info.cached}, {"peak", info.peak}, {"allocations", info.allocations}};
+    const struct {
+        const char *name;
+        size_t value;
+    } fields[] = {{"live", info.live}, {"cached", info.cached}, {"peak", info.peak}, {"allocations", info.allocations}};
     for (size_t i = 0; i < sizeof fields / sizeof *fields; i++) {
         lua_pushinteger(L, (lua_Integer)fields[i].value);
         lua_setfield(L, -2, fields[i].name);
@@ -70,9 +73,15 @@ static int l_edit_distance(lua_State *L) {
 }
 
 void hd_bind_sys(lua_State *L) {
-    static const luaL_Reg functions[] = {
-        {"backend", l_backend}, {"threads", l_threads}, {"clock", l_clock}, {"memory", l_memory}, {"raise", l_raise},
-        {"set_module_call", l_set_module_call}, {"keep", l_keep}, {"edit_distance", l_edit_distance}, {NULL, NULL}};
+    static const luaL_Reg functions[] = {{"backend", l_backend},
+                                         {"threads", l_threads},
+                                         {"clock", l_clock},
+                                         {"memory", l_memory},
+                                         {"raise", l_raise},
+                                         {"set_module_call", l_set_module_call},
+                                         {"keep", l_keep},
+                                         {"edit_distance", l_edit_distance},
+                                         {NULL, NULL}};
     luaL_setfuncs(L, functions, 0);
     if (lua_getfield(L, LUA_REGISTRYINDEX, "hd.options") == LUA_TNIL) { // not run by hdlua's main
         lua_pop(L, 1);

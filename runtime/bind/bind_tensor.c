@@ -71,11 +71,20 @@ static int l_is_contiguous(lua_State *L) {
 
 static void push_element(lua_State *L, const hd_view *v, int64_t offset) {
     switch (v->dtype) {
-    case HD_BOOL: lua_pushboolean(L, ((const uint8_t *)v->data)[offset]); break;
-    case HD_I64: lua_pushinteger(L, ((const int64_t *)v->data)[offset]); break;
-    case HD_I32: lua_pushinteger(L, ((const int32_t *)v->data)[offset]); break;
-    case HD_U8: lua_pushinteger(L, ((const uint8_t *)v->data)[offset]); break;
-    default: lua_pushnumber(L, hd_load(v->data, v->dtype, offset));
+    case HD_BOOL:
+        lua_pushboolean(L, ((const uint8_t *)v->data)[offset]);
+        break;
+    case HD_I64:
+        lua_pushinteger(L, ((const int64_t *)v->data)[offset]);
+        break;
+    case HD_I32:
+        lua_pushinteger(L, ((const int32_t *)v->data)[offset]);
+        break;
+    case HD_U8:
+        lua_pushinteger(L, ((const uint8_t *)v->data)[offset]);
+        break;
+    default:
+        lua_pushnumber(L, hd_load(v->data, v->dtype, offset));
     }
 }
 
@@ -112,8 +121,8 @@ static int64_t check_position(lua_State *L, const hd_tensor *x, int arg) {
     for (int d = 0; d < x->ndim; d++) {
         const int64_t given = hd_check_int(L, arg + d), i = given < 0 ? given + x->shape[d] : given - 1;
         if (given == 0 || i < 0 || i >= x->shape[d])
-            hd_raisef(L, "index out of range: got %lld for dimension %d, expected 1 to %lld of %s", (long long)given, d + 1,
-                      (long long)x->shape[d], hd_tensor_text(x));
+            hd_raisef(L, "index out of range: got %lld for dimension %d, expected 1 to %lld of %s", (long long)given,
+                      d + 1, (long long)x->shape[d], hd_tensor_text(x));
         offset += i * x->strides[d];
     }
     return offset;
@@ -132,7 +141,8 @@ static int l_set(lua_State *L) {
     hd_tensor *x = hd_check_tensor(L, 1);
     const int64_t offset = check_position(L, x, 2);
     if (hd_grad_enabled() && hd_tensor_needs_grad(x))
-        return hd_raisef(L, "set: in-place change of a tensor that needs a gradient\n  hint: wrap it in hd.no_grad(...)");
+        return hd_raisef(L,
+                         "set: in-place change of a tensor that needs a gradient\n  hint: wrap it in hd.no_grad(...)");
     const hd_view v = hd_tensor_as_view(x);
     store_element(L, x->ndim + 2, &v, offset);
     x->storage->version++;
@@ -276,7 +286,8 @@ static int l_newindex(lua_State *L) {
     if (lua_type(L, 2) == LUA_TSTRING)
         return hd_raisef(L, "tensor: has no field '%s' to set", lua_tostring(L, 2));
     if (hd_grad_enabled() && hd_tensor_needs_grad(x))
-        return hd_raisef(L, "index: in-place change of a tensor that needs a gradient\n  hint: wrap it in hd.no_grad(...)");
+        return hd_raisef(
+            L, "index: in-place change of a tensor that needs a gradient\n  hint: wrap it in hd.no_grad(...)");
     if (lua_type(L, 2) == LUA_TNUMBER && x->ndim == 1) {
         const int64_t offset = check_position(L, x, 2);
         const hd_view v = hd_tensor_as_view(x);
@@ -295,7 +306,8 @@ static int l_newindex(lua_State *L) {
     hd_op_args args = hd_op_args_default();
     if (!part[1]) {
         if (lua_type(L, 3) != LUA_TNUMBER)
-            return hd_raisef(L, "index: value has the wrong type: got %s, expected a number or a tensor", luaL_typename(L, 3));
+            return hd_raisef(L, "index: value has the wrong type: got %s, expected a number or a tensor",
+                             luaL_typename(L, 3));
         args.value = lua_tonumber(L, 3);
     }
     if (part[1] && hd_grad_enabled() && hd_tensor_needs_grad(part[1]))
@@ -407,13 +419,23 @@ static int l_release(lua_State *L) {
 
 void hd_bind_tensor(lua_State *L) {
     static const luaL_Reg methods[] = {
-        {"shape", l_shape},     {"strides", l_strides}, {"size", l_size},       {"dim", l_dim},
-        {"numel", l_numel},     {"dtype", l_dtype},     {"item", l_item},       {"get", l_get},
-        {"set", l_set},         {"totable", l_totable}, {"equal", l_equal},     {"release", l_release},
-        {"is_contiguous", l_is_contiguous}, {NULL, NULL},
+        {"shape", l_shape},
+        {"strides", l_strides},
+        {"size", l_size},
+        {"dim", l_dim},
+        {"numel", l_numel},
+        {"dtype", l_dtype},
+        {"item", l_item},
+        {"get", l_get},
+        {"set", l_set},
+        {"totable", l_totable},
+        {"equal", l_equal},
+        {"release", l_release},
+        {"is_contiguous", l_is_contiguous},
+        {NULL, NULL},
     };
     static const luaL_Reg events[] = {
-        {"__gc", hd_box_collect}, {"__close", l_release}, {"__len", l_len},
+        {"__gc", hd_box_collect},   {"__close", l_release},     {"__len", l_len},
         {"__newindex", l_newindex}, {"__tostring", l_tostring}, {NULL, NULL},
     };
     luaL_newmetatable(L, HD_TENSOR_NAME);

@@ -4,10 +4,11 @@
 // most an eighth of the peak (64 MiB at least): fresh pages cost time, idle ones cost memory.
 #include "core/alloc.h"
 #include <pthread.h>
+#include <stdbool.h>
 #include <stdlib.h>
 #include <sys/mman.h>
 
-enum { ALIGN = 64, PADDING = 64, CLASSES = 8 * 64, HUGE_PAGE = 2 << 20 };
+enum { ALIGN = 64, PADDING = 64, MAPPED = 1 << 20, CLASSES = 8 * 64 };
 
 typedef struct block {
     struct block *next; // in the cache
@@ -35,7 +36,10 @@ static int size_class(size_t bytes, size_t *rounded) {
 
 static void unlink_block(block *b) {
     heap.cached -= b->bytes;
-    free(b);
+    if (b->bytes >= MAPPED)
+        munmap(b, ALIGN + b->bytes + PADDING);
+    else
+        free(b);
 }
 
 // Give back cached blocks, largest first, until at most `limit` bytes are cached.
@@ -50,24 +54,32 @@ static void trim_to(size_t limit) {
 }
 
 static size_t cache_limit(void) {
-    const size_t share = heap.peak / 8, least = (size_t)64 << 20;
-    return share > least ? share : least;
+    const size_t ceiling = heap.peak > (size_t)64 << 20 ? heap.peak : (size_t)64 << 20;
+    return ceiling > heap.live ? ceiling - heap.live : 0;
+}
+
+static void *system_block(size_t total, bool mapped) {
+    void *memory = NULL;
+    if (!mapped)
+        return posix_memalign(&memory, ALIGN, total) == 0 ? memory : NULL;
+    memory = mmap(NULL, total, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (memory == MAP_FAILED)
+        return NULL;
+    (void)madvise(memory, total, MADV_HUGEPAGE); // advice only: on failure nothing is lost
+    return memory;
 }
 
 static block *fresh_block(size_t bytes, int class) {
+    if (heap.cached + bytes > cache_limit()) // make room below the ceiling first
+        trim_to(cache_limit() > bytes ? cache_limit() - bytes : 0);
     if (heap.budget && heap.live + heap.cached + bytes > heap.budget) {
         trim_to(0);
         if (heap.live + bytes > heap.budget)
             return NULL;
     }
-    const size_t total = ALIGN + bytes + PADDING;
-    void *memory = NULL;
-    if (posix_memalign(&memory, ALIGN, total) != 0)
+    void *memory = system_block(ALIGN + bytes + PADDING, bytes >= MAPPED);
+    if (!memory)
         return NULL;
-    if (total >= HUGE_PAGE) { // advice only: on failure nothing is lost
-        const uintptr_t page = 4096, start = ((uintptr_t)memory + page - 1) & ~(page - 1);
-        (void)madvise((void *)start, ((uintptr_t)memory + total - start) & ~(page - 1), MADV_HUGEPAGE);
-    }
     block *b = memory;
     b->bytes = bytes;
     b->class = class;
