@@ -11,9 +11,9 @@ local function capture(command)
   return text
 end
 
--- Call `condition` until it gives a true value, for a minute at most (the machine may be busy); returns that value.
+-- Call `condition` until it gives a true value, for 20 s at most (the machine may be busy); returns that value.
 local function eventually(what, condition)
-  local stop = os.time() + 60
+  local stop = os.time() + 20
   while os.time() <= stop do
     local value = condition()
     if value then return value end
@@ -32,7 +32,7 @@ local p <close>, reason = hd.preview.open { title = "preview spec", columns = { 
 log:write(p and "open" or tostring(reason), "\n")
 local levels = { 80, 140, 200 }
 local frame, left = 1, 20
-local function column(name, level) return { name = name, image = hd.full(4, 3, 8, 8, level, { dtype = "u8" }) } end
+local function column(name, level) return { name = name, image = hd.full({ 4, 3, 8, 8 }, level, { dtype = "u8" }) } end
 local function show()
   p:show { column("left", levels[frame]), column("right", levels[frame] + 20) }
   p:text(("step %d"):format(frame))
@@ -82,7 +82,11 @@ describe("the preview window", function()
   local function xdotool(words) return capture(("DISPLAY=%s xdotool %s 2>/dev/null"):format(display, words)) end
 
   local function find_window()
-    window = eventually("a window", function() return xdotool("search --name 'preview spec'"):match "%d+" end)
+    window = eventually("a window", function()
+      local failure = read "out"
+      if failure ~= "" then error(failure, 0) end
+      return xdotool("search --name 'preview spec'"):match "%d+"
+    end)
   end
 
   local function no_window()
