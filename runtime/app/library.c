@@ -3,6 +3,7 @@
 // Layer: app. Called by: main.c. Calls: bind (luaopen_hd_core), core.
 #include "app/app.h"
 
+#include "backend/cpu/blas.h"
 #include "bind/bind.h"
 #include "core/alloc.h"
 #include "core/threads.h"
@@ -44,12 +45,32 @@ void hd_library_start(const hd_options *options) {
         hd_alloc_set_budget(options->memory);
 }
 
+static void set_text(lua_State *L, const char *key, const char *value) {
+    lua_pushstring(L, value);
+    lua_setfield(L, -2, key);
+}
+
+// core.versions() -> {hdlua, lua, openblas, core}: what results depend on; core names OpenBLAS's kernels in use
+static int l_versions(lua_State *L) {
+    lua_createtable(L, 0, 4);
+    set_text(L, "hdlua", HD_VERSION);
+    set_text(L, "lua", LUA_RELEASE);
+    if (hd_blas_init() == HD_OK) {
+        set_text(L, "openblas", hd_blas_version());
+        set_text(L, "core", hd_blas_core());
+    }
+    return 1;
+}
+
 // package.preload["hd.core"]: whatever the library needs at start happens here, so that plain programs pay nothing.
 // Upvalue: the hd_options.
 static int l_open_core(lua_State *L) {
     const hd_options *options = lua_touserdata(L, lua_upvalueindex(1));
     hd_library_start(options);
-    return luaopen_hd_core(L);
+    luaopen_hd_core(L);
+    lua_pushcfunction(L, l_versions);
+    lua_setfield(L, -2, "versions");
+    return 1;
 }
 
 // A package searcher for "hd" and "hd.*", so that package.path stays what lua5.4 makes of it. Upvalue:
@@ -87,11 +108,6 @@ static void add_searcher(lua_State *L, const char *folder, bool user_path) {
     lua_pushcclosure(L, l_search_library, 1);
     lua_seti(L, -2, place);
     lua_pop(L, 2);
-}
-
-static void set_text(lua_State *L, const char *key, const char *value) {
-    lua_pushstring(L, value);
-    lua_setfield(L, -2, key);
 }
 
 // registry["hd.options"]: what the command line asked for, read by bind/.

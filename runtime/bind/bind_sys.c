@@ -4,7 +4,9 @@
 #include "backend/backend.h"
 #include "core/alloc.h"
 #include "core/threads.h"
+#include <sys/ioctl.h>
 #include <time.h>
+#include <unistd.h>
 
 // hd.backend(name) -> name: with "cpu" or "ref" choose the back end; tells the one in use
 static int l_backend(lua_State *L) {
@@ -72,6 +74,18 @@ static int l_edit_distance(lua_State *L) {
     return 1;
 }
 
+// core.terminal_width() -> columns of the terminal that standard output is; nil where it is none
+static int l_terminal_width(lua_State *L) {
+    struct winsize size = {0};
+    if (!isatty(STDOUT_FILENO)) {
+        lua_pushnil(L);
+        return 1;
+    }
+    ioctl(STDOUT_FILENO, TIOCGWINSZ, &size);
+    lua_pushinteger(L, size.ws_col ? size.ws_col : 80);
+    return 1;
+}
+
 void hd_bind_sys(lua_State *L) {
     static const luaL_Reg functions[] = {{"backend", l_backend},
                                          {"threads", l_threads},
@@ -81,6 +95,7 @@ void hd_bind_sys(lua_State *L) {
                                          {"set_module_call", l_set_module_call},
                                          {"keep", l_keep},
                                          {"edit_distance", l_edit_distance},
+                                         {"terminal_width", l_terminal_width},
                                          {NULL, NULL}};
     luaL_setfuncs(L, functions, 0);
     if (lua_getfield(L, LUA_REGISTRYINDEX, "hd.options") == LUA_TNIL) { // not run by hdlua's main

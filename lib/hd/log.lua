@@ -1,0 +1,74 @@
+-- hd/log.lua: the log of a run, log.jsonl: one JSON object a line. Calls: core, hd.check, hd.class. Called by: hd.run.
+-- Lines of steps have `step` and what the script logs; other lines have `event` ("start", "plan", "resume", "end").
+
+local core = require "hd.core"
+local class = require "hd.class"
+local check = require "hd.check"
+
+---@class hd.Log
+local Log = class "hd.Log"
+
+--- Open a log for appending.
+---@param path string
+---@return hd.Log? log  nil and a message where it cannot be written
+---@return string? message
+local function open(path)
+  local handle, message = io.open(path, "a")
+  if not handle then return nil, message end
+  local log = Log()
+  log.path, log.handle = path, handle
+  return log
+end
+
+-- Numbers for tensors without dimensions, in nested tables too.
+local function plain(value)
+  if check.is_tensor(value) then return value:item() end
+  if type(value) ~= "table" then return value end
+  local out = {}
+  for key, v in next, value do out[key] = plain(v) end -- order free: separate keys
+  return out
+end
+
+
+--- Write a line. It reaches the disk with the next flush.
+---@param entry table  numbers, strings, booleans and tables of them
+function Log:write(entry)
+  self.handle:write(core.json_encode(entry), "\n")
+end
+
+function Log:flush() self.handle:flush() end
+
+function Log:close() self.handle:close() end
+
+--- Iterate over the entries of a log file; lines that a crash cut short are left out.
+---@param path string
+---@return fun(): table?
+local function entries(path)
+  local handle = io.open(path)
+  return function()
+    local line = handle and handle:read "l"
+    while line do
+      local entry = core.json_decode(line)
+      if type(entry) == "table" then return entry, line end
+      line = handle:read "l"
+    end
+    if handle then handle:close() end
+  end
+end
+
+--- Drop the lines of steps after `step`: a run that goes on from there does them again.
+---@param path string
+---@param step integer
+---@return boolean? done  true, or nil and a message
+---@return string? message
+local function trim(path, step)
+  if not core.path_kind(path) then return true end
+  local kept = {}
+  for entry, line in entries(path) do
+    if not entry.step or entry.step <= step then kept[#kept + 1] = line end
+  end
+  kept[#kept + 1] = ""
+  return core.file_write(path, table.concat(kept, "\n"))
+end
+
+return { open = open, entries = entries, trim = trim, plain = plain }

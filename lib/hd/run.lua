@@ -1,0 +1,499 @@
+-- hd/run.lua: `hd.run`, what a training script needs around its loop: a folder, a log, a progress line, checkpoints,
+-- resuming, things that are due from time to time, pictures. The loop itself stays in the script.
+--
+--     local run <close> = assert(hd.run.new { out = "runs/a", settings = args, resume = args.resume,
+--       state = { models = models, opt = opt } })
+--     for step, x in run:steps(data:batches { size = 32 }, 1000) do
+--       ...
+--       run:log { loss = loss }
+--       if run:due "samples" then run:show(H:sample(models, 16, { seed = 7 })) end
+--     end
+--
+-- Files in the folder: checkpoint.safetensors (and .prev, the one before), log.jsonl, loss.png, samples_STEP.png.
+-- Only the clock decides what is due, so nothing done then may draw from the default generator: give it a seed.
+-- Calls: core, hd.checkpoint, hd.log, hd.progress, hd.image, hd.plot, hd.preview. Called by: users' scripts.
+
+local core = require "hd.core"
+local class = require "hd.class"
+local check = require "hd.check"
+local checkpoint = require "hd.checkpoint"
+local logs = require "hd.log"
+local Progress = require "hd.progress"
+
+---@class hd.Run
+---@field out string     the folder
+---@field state table    what checkpoints hold; entries may be added until the first step
+---@field step integer   steps that are done
+---@field planned integer?  the length of the schedule, once it is known
+local Run = class "hd.Run"
+
+-- Settings that may change when a run goes on: they do not change what is computed.
+local FREE = { "out", "resume", "threads", "view", "save_every", "stop_at", "samples", "minutes" }
+
+-- Seconds between two times that a thing of this name is due.
+local DUE = { samples = 60, save = 30, preview = 8, plot = 60 }
+
+-- Folder ----------------------------------------------------------------------------------------------------------
+
+local function holds_run(dir)
+  return core.path_kind(dir .. "/log.jsonl") or core.path_kind(dir .. "/checkpoint.safetensors")
+end
+
+-- Rename an earlier run's folder to the first of DIR.1, DIR.2 … that is free; its new name, or nil and a message.
+local function move_away(dir)
+  local k = 1
+  while core.path_kind(("%s.%d"):format(dir, k)) do k = k + 1 end
+  local moved, message = os.rename(dir, ("%s.%d"):format(dir, k))
+  if not moved then return nil, message end
+  return ("%s.%d"):format(dir, k)
+end
+
+-- Settings --------------------------------------------------------------------------------------------------------
+
+-- The settings that decide what is computed, as texts: { "setting.lr" = "0.001" }.
+local function fixed_settings(settings)
+  local free, texts = {}, {}
+  for _, name in ipairs(FREE) do free[name] = true end
+  for name, value in next, settings do -- order free: separate keys
+    if not free[name] then texts["setting." .. name] = core.json_encode(value) end
+  end
+  return texts
+end
+
+-- The names of settings in which two tables of texts differ, sorted, each as "lr (0.001, now 0.01)".
+local function differences(saved, now)
+  local names = {}
+  for key in next, now do names[key] = true end -- order free: a set
+  for key in next, saved do -- order free: a set
+    if key:find "^setting%." then names[key] = true end
+  end
+  local list = {}
+  for key in next, names do -- order free: sorted below
+    if saved[key] ~= now[key] then
+      list[#list + 1] = ("%s (%s, now %s)"):format(key:sub(9), saved[key] or "not set", now[key] or "not set")
+    end
+  end
+  table.sort(list)
+  return list
+end
+
+local function versions()
+  local v = core.versions and core.versions() or {}
+  v.threads = core.threads()
+  return v
+end
+
+-- Opening ---------------------------------------------------------------------------------------------------------
+
+-- Read the folder's checkpoint into run.saved; false and a message where it is of another run or cannot be read.
+local function find_checkpoint(run)
+  local found, message = checkpoint.load(run.path)
+  if not found then
+    if message then return false, ("run.new: cannot resume: %s"):format(message) end
+    run:say(("nothing to resume in '%s': starting from the beginning"):format(run.out))
+    return true
+  end
+  if message then run:say(("run: %s; going on from the checkpoint before it"):format(message)) end
+  local differing = differences(found.texts, run.fixed)
+  if #differing > 0 then
+    return false, ("run.new: '%s' is of a run with other settings: %s"):format(run.path, table.concat(differing, ", "))
+  end
+  local own, old = versions(), core.json_decode(found.texts.versions or "{}")
+  if own.core ~= old.core or own.hdlua ~= old.hdlua then
+    run:say "run: the checkpoint comes from another processor or version: the last bits may differ"
+  end
+  run.saved, run.step, run.planned = found.tree, found.tree.run.step, found.tree.run.planned
+  run.seconds_before = found.tree.run.seconds
+  return true
+end
+
+-- Make the folder and open the log in it; false and a message where it cannot be.
+local function open_folder(run, resume)
+  if not resume and holds_run(run.out) then
+    local name, message = move_away(run.out)
+    if not name then return false, "run.new: cannot move the earlier run away: " .. message end
+    run:say(("moved the earlier run in '%s' to '%s'"):format(run.out, name))
+  end
+  local made, message = core.folder_make(run.out)
+  if not made then return false, "run.new: " .. message end
+  if resume then
+    local fine
+    fine, message = find_checkpoint(run)
+    if not fine then return false, message end
+    fine, message = logs.trim(run.out .. "/log.jsonl", run.step)
+    if not fine then return false, "run.new: " .. message end
+  end
+  run.log_file, message = logs.open(run.out .. "/log.jsonl")
+  if not run.log_file then return false, "run.new: cannot write into the folder: " .. message end
+  return true
+end
+
+--- Open a run: make its folder, or find the checkpoint to go on from.
+--- Without `resume` an earlier run in the folder is moved to OUT.1 (OUT.2 …). With it, the run goes on from the last
+--- checkpoint, and starts from the beginning where there is none. From here on the first Ctrl-C (or SIGTERM) is seen
+--- when a step ends: the run is saved and the process ends with code 130; the second one kills.
+---@param opts table  out: the folder; settings: the script's options, which must be the same when the run goes on (but
+---  for out, resume, threads, view, save_every, stop_at, samples, minutes); resume (false); state: { name = object with
+---  state_dict() and load_state_dict(), generator, tensor or table of them }; save_every: seconds between checkpoints
+---  (30; 0: every step); levels: names of levels in the order in which they are shown
+---@return hd.Run? run  nil and a message where the folder cannot be written or the checkpoint is of another run
+---@return string? message
+local function new(opts)
+  local o = check.options("run.new", opts, {
+    { "out", "string", required = true }, { "settings", "table", {} }, { "resume", "boolean", false },
+    { "state", "table", {} }, { "save_every", "number", DUE.save }, { "levels", "table", {} },
+  })
+  local run = Run()
+  run.out = #o.out > 1 and o.out:gsub("/+$", "") or o.out
+  run.path = run.out .. "/checkpoint.safetensors"
+  run.state, run.save_every, run.levels = o.state, o.save_every, o.levels
+  run.fixed, run.step, run.seconds_before = fixed_settings(o.settings), 0, 0
+  run.started, run.times, run.latest = core.clock(), {}, {}
+  run.progress = Progress(o.levels)
+  core.claim_interrupts()
+  local fine, message = open_folder(run, o.resume)
+  if not fine then return nil, message end
+  run:event("start", { settings = o.settings, versions = versions() })
+  return run
+end
+
+-- Texts -----------------------------------------------------------------------------------------------------------
+
+--- Print a line without disturbing the progress line.
+---@param text string
+function Run:say(text) self.progress:say(text) end
+
+-- Seconds of training so far, those before the last resume included.
+function Run:seconds() return self.seconds_before + core.clock() - self.started end
+
+-- Write a line that is not a step's into the log.
+function Run:event(name, fields)
+  fields.event, fields.step = name, self.step
+  self.log_file:write(fields)
+  self.log_file:flush()
+end
+
+-- The learning rate of the first optimizer in the state.
+local function rate_of(state)
+  local names = {}
+  for name, entry in next, state do -- order free: sorted below
+    if type(name) == "string" and type(entry) == "table" and entry.groups then names[#names + 1] = name end
+  end
+  table.sort(names)
+  local group = names[1] and state[names[1]].groups[1]
+  return group and group.lr
+end
+
+--- Log numbers of this step: a line in log.jsonl, and what the progress line shows.
+--- `loss` and `levels` ({ name = loss }) are shown, and so is `rate`, by default that of the first optimizer in the
+--- state. A loss that is not a finite number is an error: the checkpoint from before stays.
+---@param entry table  numbers, tensors without dimensions, texts, and tables of them
+function Run:log(entry)
+  local line = logs.plain(check.arg("run:log", "entry", entry, "table"))
+  local step = self.current or self.step
+  if type(line.loss) == "number" and (line.loss ~= line.loss or math.abs(line.loss) == math.huge) then
+    check.fail("run:log", "the loss of step %d is %s\n  hint: lower the rate or clip the gradients; '%s' is older",
+      step, tostring(line.loss), self.path)
+  end
+  line.step, line.seconds = step, math.floor(self:seconds() * 1000) / 1000
+  line.rate = line.rate or rate_of(self.state)
+  local pace = self.batch_size and self.progress:seconds_per_step(step)
+  line.images_per_s = pace and math.floor(self.batch_size / pace * 10) / 10
+  self.log_file:write(line)
+  self.latest = line
+end
+
+-- Checkpoints -----------------------------------------------------------------------------------------------------
+
+--- Write the checkpoint now: state, default generator, place in the batches, step. Where the disk refuses, training can
+--- go on: the checkpoint before stays.
+---@return boolean? done  true, or nil and a message
+---@return string? message
+function Run:save()
+  local texts = { versions = core.json_encode(versions()) }
+  for key, text in next, self.fixed do texts[key] = text end -- order free: separate keys
+  local batches = self.batches
+  local tree = {
+    state = self.state,
+    run = {
+      step = self.step, planned = self.planned, seconds = self:seconds(), generator = core.rng_state(),
+      batches = type(batches) == "table" and batches.state_dict and batches:state_dict() or nil,
+    },
+  }
+  self.log_file:flush()
+  self.times.save = core.clock()
+  local done, message = checkpoint.save(self.path, tree, texts)
+  if not done then return nil, message end
+  self.saved_step = self.step
+  return true
+end
+
+-- Save, and say where it failed.
+local function try_save(self)
+  local done, message = self:save()
+  if not done then self:say("run: the checkpoint was not written: " .. message) end
+  return done
+end
+
+--- Put the checkpoint that was found back into the state and the default generator; `run:steps` does it by itself.
+---@return integer? step  steps that are done; nil where there is no checkpoint
+function Run:resume()
+  local saved = self.saved
+  if not saved then return nil end
+  self.saved, self.saved_step = nil, self.step
+  local fits, message = pcall(checkpoint.restore, self.state, saved.state or {})
+  if not fits then
+    check.fail("run:resume", "'%s' is of another model: %s", self.path, (tostring(message):gsub("^[^\n]-:%d+: ", "")))
+  end
+  core.set_rng_state(saved.run.generator)
+  self.place = saved.run.batches
+  self:say(("resuming '%s' at step %d"):format(self.out, self.step))
+  self:event("resume", {})
+  return self.step
+end
+
+-- Interrupts ------------------------------------------------------------------------------------------------------
+
+--- Has Ctrl-C, SIGTERM or SIGHUP asked the run to stop?
+---@return boolean
+function Run.interrupted(_) return core.interrupted() end
+
+-- Save and end the process with code 130; at the prompt, raise.
+local function leave(self)
+  local saved = self.saved_step == self.step or try_save(self)
+  self:say(("interrupted after step %d%s"):format(self.step, saved and ": saved, --resume goes on from there" or ""))
+  self:close()
+  if core.options.interactive then error("interrupted!", 0) end
+  os.exit(saved and 130 or 1, true)
+end
+
+-- The step at hand is done.
+local function count_step(self)
+  if self.current then self.step, self.current = self.current, nil end
+end
+
+--- A function that ends an interrupted run in the middle of something long at the end of a step, such as drawing:
+--- `H:sample(models, 16, { on_step = run:watch() })`. The step at hand then counts as done.
+---@return function
+function Run:watch()
+  return function()
+    if not core.interrupted() then return end
+    count_step(self)
+    leave(self)
+  end
+end
+
+-- Planning --------------------------------------------------------------------------------------------------------
+
+local function median(list)
+  table.sort(list)
+  return list[(#list + 1) // 2]
+end
+
+-- Seconds of one call of `measure`, after two calls that warm up; at most some five seconds in all.
+local function time_calls(measure)
+  local times, begun = {}, core.clock()
+  for i = 1, 12 do
+    local start = core.clock()
+    measure()
+    if i > 2 then times[#times + 1] = core.clock() - start end
+    if core.interrupted() or (#times > 0 and core.clock() - begun > 4) then break end
+  end
+  return times[1] and median(times) or core.clock() - begun
+end
+
+--- Plan how many steps fit into a time, by measuring the speed once. Afterwards state and default generator are as
+--- before. The number is written to the log and the checkpoint, so that schedules and resuming are exact; a run that
+--- goes on keeps the number it has.
+---@param minutes number
+---@param measure function  does one step of training, on any batch
+---@param opts? { share: number }  the part of the time that steps may take (0.9); the rest is for drawing and saving
+---@return integer steps
+function Run:plan(minutes, measure, opts)
+  local o = check.options("run:plan", opts, { { "share", "number", 0.9 } })
+  check.arg("run:plan", "minutes", minutes, "number")
+  if self.planned then return self.planned end
+  local before, generator = checkpoint.snapshot(self.state), core.rng_state()
+  local seconds = time_calls(measure)
+  checkpoint.restore(self.state, before)
+  core.set_rng_state(generator)
+  if core.interrupted() then leave(self) end
+  local left = minutes * 60 - (core.clock() - self.started)
+  self.planned = math.max(1, math.floor(left * o.share / seconds))
+  self:event("plan", { steps = self.planned, seconds_per_step = seconds, minutes = minutes })
+  self:say(("a step takes %.3f s: %d steps in %g minutes"):format(seconds, self.planned, minutes))
+  return self.planned
+end
+
+-- Steps -----------------------------------------------------------------------------------------------------------
+
+--- Is a thing due that is done every so many seconds? The first time so many seconds after the run was opened.
+---@param name string
+---@param seconds? number  known without it: samples (60), preview (8), save (30), plot (60)
+---@return boolean
+function Run:due(name, seconds)
+  local every = seconds or DUE[name]
+  if not every then check.fail("run:due", "'%s' needs the seconds between two times", tostring(name)) end
+  local now = core.clock()
+  if now - (self.times[name] or self.started) < every then return false end
+  self.times[name] = now
+  return true
+end
+
+-- What the window asked for, and the line under its pictures.
+local function serve_window(self, text)
+  local window = self.window
+  if not window then return false end
+  if text then window:text(text) end
+  for _, event in ipairs(window:poll()) do
+    if event.kind == "save" then return true end
+  end
+  return false
+end
+
+-- The border between two steps.
+local function end_step(self, last)
+  count_step(self)
+  local text = self.progress:show(self.step, self.latest, self.step == last or self.step == 1)
+  local wanted = serve_window(self, text)
+  if core.interrupted() then leave(self) end
+  if wanted or self:due("save", self.save_every) then try_save(self) end
+end
+
+-- All steps are done.
+local function finish(self)
+  if self.saved_step ~= self.step then try_save(self) end
+  self.progress:close()
+end
+
+local function begin(self, batches, n)
+  core.claim_interrupts()
+  local place = self:resume() and self.place
+  if self.planned and self.planned ~= n then
+    check.fail("run:steps", "the number of steps differs: got %d, expected %d as in '%s'", n, self.planned, self.path)
+  end
+  if place and type(batches) == "table" and batches.load_state_dict then batches:load_state_dict(place) end
+  self.batches, self.planned = batches, n
+  self.progress:start(self.step, n)
+end
+
+--- Iterate over the steps that are not done yet: `for step, x, labels in run:steps(batches, 1000) do`.
+--- Restores state, default generator and place in the batches where the run goes on; saves when it is time, and at the
+--- end. Leaving the loop by `break` or an error does not save.
+---@param batches function|table  called for each step: returns x and labels. With state_dict() and load_state_dict()
+---  its place is part of the checkpoint, as that of `set:batches`
+---@param n integer  the length of the schedule
+---@param opts? { stop_at: integer }  end after this step without changing the schedule
+---@return fun(): integer?, any, any
+function Run:steps(batches, n, opts)
+  check.arg("run:steps", "batches", batches, "callable")
+  n = check.arg("run:steps", "n", n, "integer")
+  local o = check.options("run:steps", opts, { { "stop_at", "integer", n } })
+  begin(self, batches, n)
+  local last = math.min(n, o.stop_at)
+  if self.step >= last then self:say(("nothing left to do: step %d of %d is done"):format(self.step, n)) end
+  return function()
+    if self.current then end_step(self, last) end
+    if self.step >= last then return finish(self) end
+    self.current = self.step + 1
+    local x, labels = batches()
+    self.batch_size = check.is_tensor(x) and x:dim() > 0 and x:size(1) or nil
+    return self.current, x, labels
+  end
+end
+
+-- Pictures --------------------------------------------------------------------------------------------------------
+
+-- { {name =, image = [n,c,h,w]}, … }: the levels in their order, then the joined result.
+local function columns_of(self, x, levels)
+  local list, seen, others = {}, {}, {}
+  for _, name in ipairs(self.levels) do
+    if levels[name] then list[#list + 1] = { name = name, image = levels[name] } end
+    seen[name] = true
+  end
+  for name in next, levels do -- order free: sorted below
+    if not seen[name] then others[#others + 1] = name end
+  end
+  table.sort(others)
+  for _, name in ipairs(others) do list[#list + 1] = { name = name, image = levels[name] } end
+  list[#list + 1] = { name = "joined", image = x }
+  return list
+end
+
+-- The window, opened when first needed; false where there is none.
+local function window_of(self)
+  if self.window == nil then
+    local preview = require "hd.preview"
+    local columns = table.move(self.levels, 1, #self.levels, 1, {})
+    columns[#columns + 1] = "joined"
+    local window, reason = preview.open { title = "hdlua " .. self.out, columns = columns }
+    local view = core.options.view or "auto"
+    if not window and (view == "auto" or view == "window") then self:say(reason) end
+    self.window = window or false
+  end
+  return self.window
+end
+
+--- Show pictures in the preview window alone; opens it where `--view` and the display allow it.
+---@param x hd.Tensor  [n,c,h,w] in [-1,1]
+---@param levels? table<string, hd.Tensor>  pictures of the levels, as from H:sample with all = true
+---@return boolean open  is there a window?
+function Run:preview(x, levels)
+  local window = window_of(self)
+  return window and window:show(columns_of(self, x, levels or {})) or false
+end
+
+-- Grids side by side with white between them: [c, h, w].
+local function side_by_side(columns)
+  local image, parts = require "hd.image", {}
+  for i, column in ipairs(columns) do
+    local grid = image.grid(column.image:to "f32")
+    if i > 1 then parts[#parts + 1] = core.ones { grid:size(1), grid:size(2), 8 } end
+    parts[#parts + 1] = grid
+  end
+  return #parts == 1 and parts[1] or core.op.cat(parts, 3)
+end
+
+--- Write pictures to OUT/samples_STEP.png, a grid of each level beside that of the joined result, and show them in the
+--- preview window.
+---@param x hd.Tensor  [n,c,h,w] in [-1,1]
+---@param levels? table<string, hd.Tensor>  pictures of the levels, as from H:sample with all = true
+---@return string? path  nil and a message where it cannot be written
+---@return string? message
+function Run:show(x, levels)
+  check.arg("run:show", "x", x, "tensor")
+  if x:dim() ~= 4 then
+    check.fail("run:show", "x is wrong: got %s, expected [n,channels,height,width]", check.show(x))
+  end
+  self:preview(x, levels)
+  local _ <close> = core.scope()
+  local path = ("%s/samples_%06d.png"):format(self.out, self.current or self.step)
+  local done, message = require "hd.image".save(path, side_by_side(columns_of(self, x, levels or {})))
+  if not done then
+    self:say("run: " .. message)
+    return nil, message
+  end
+  return path
+end
+
+-- Closing ---------------------------------------------------------------------------------------------------------
+
+--- End the run: log and window are closed. Where an interrupt came after the last step, leaving the block that holds
+--- the run ends the process with code 130.
+function Run:close()
+  if self.closed then return end
+  self.closed = true
+  self:event("end", {})
+  self.log_file:close()
+  self.progress:close()
+  if self.window then self.window:close() end
+end
+
+function Run:__close(problem)
+  local leaving = self.closed
+  self:close()
+  if leaving or problem ~= nil or core.options.interactive or not core.interrupted() then return end
+  os.exit(130, true)
+end
+
+return { new = new, Run = Run }
