@@ -72,9 +72,11 @@ $(BUILD)/preview_sdl.so: $(PREVIEW) $(wildcard runtime/preview/*.h) Makefile
 	@mkdir -p $(@D)
 	$(CC) $(CPPFLAGS) $(filter-out -fopenmp -fPIE,$(CFLAGS)) -fPIC -shared -o $@ $(PREVIEW) $(shell pkg-config --cflags --libs sdl2) -lm
 
-$(BUILD)/tests/%: tests/c/%.c $(OBJECTS)
+# Tests are programs of their own: everything but the interpreter.
+TESTED := $(filter-out $(BUILD)/runtime/app/%,$(OBJECTS))
+$(BUILD)/tests/%: tests/c/%.c $(TESTED)
 	@mkdir -p $(@D)
-	$(CC) $(CPPFLAGS) $(CFLAGS) $(LDFLAGS) -MMD -MP -o $@ $< $(OBJECTS) $(LIBS) -lcmocka
+	$(CC) $(CPPFLAGS) $(CFLAGS) $(LDFLAGS) -MMD -MP -o $@ $< $(TESTED) $(LIBS) -lcmocka
 
 $(BUILD)/%.o: %.c Makefile
 	@mkdir -p $(@D)
