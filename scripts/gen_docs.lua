@@ -4,7 +4,8 @@
 -- missed and nothing private is shown. With --check nothing is written; it fails where a file is stale or a public
 -- function has no doc comment.
 --
--- Lua: `---` lines above the function or the class (text first, then LuaLS annotations).
+-- Lua: `---` lines above the function or the class (text first, then LuaLS annotations). A method with a plain `--`
+--      comment is the library's own and is not shown.
 -- C:   in runtime/bind/*.c `// hd.NAME(arguments) -> result: text`, and x:NAME or rng:NAME for methods; the comment
 --      goes on in the lines below.
 
@@ -206,6 +207,8 @@ end
 local function add_function(name, f, kind)
   local path, line = path_of(f)
   if not path then return add_c_function(name, kind) end
+  local above = source(path)[line - 1] or ""
+  if kind == "method" and above:find "^%s*%-%-" and not above:find "^%s*%-%-%-" then return end
   local comment = comment_above(path, line)
   if not comment then
     undocumented[#undocumented + 1] = ("%s (%s:%d)"):format(name, path, line)
@@ -340,7 +343,7 @@ end
 function walk(name, value)
   if type(value) == "function" then
     add_function(name, value, "function")
-  elseif type(value) == "table" and not seen[value] then
+  elseif type(value) == "table" and not seen[value] and (name == "hd" or next(value) ~= nil) then
     seen[value] = true
     if is_class(value) then add_class(name, value) else add_module(name, value) end
   end

@@ -19,7 +19,7 @@ local COMMON = {
 }
 
 local function type_of(name, default)
-  for kind, marker in next, TYPES do
+  for kind, marker in next, TYPES do -- order free: at most one is equal
     if default == marker then return kind, nil end
   end
   if type(default) == "boolean" then return "flag", default end
@@ -32,7 +32,7 @@ end
 -- The script's options by name in sorted order, then the common ones that it does not declare itself.
 local function declare(spec, texts)
   local list, by_name = {}, {}
-  for name, default in next, spec do
+  for name, default in next, spec do -- order free: sorted below
     check.arg("args", "name of an option", name, "string")
     local kind, value = type_of(name, default)
     list[#list + 1] = { name = name, kind = kind, default = value, text = texts[name] or "" }

@@ -62,8 +62,8 @@ static int l_detach(lua_State *L) {
     return hd_box_done(L);
 }
 
-// y:backward(dy): add d y / d leaf to the gradient of every leaf below y; dy is needed where y has more than one
-// element. What the graph saved is released on the way.
+// x:backward(dx): add d x / d leaf to the gradient of every leaf that x depends on; dx, the gradient of x, is needed
+// where x has more than one element. What the graph saved is released on the way.
 static int l_backward(lua_State *L) {
     hd_tensor *y = hd_check_tensor(L, 1), *dy = lua_isnoneornil(L, 2) ? NULL : hd_check_tensor(L, 2);
     hd_collect_before_sweep(L);

@@ -32,7 +32,7 @@ static int l_seed(lua_State *L) {
     return 0;
 }
 
-// generator:state() -> {seed, stream, offset}; core.rng_state() tells the default generator's
+// rng:state() -> {seed, stream, offset}; core.rng_state() tells the default generator's
 static int l_state(lua_State *L) {
     const hd_rng *rng = hd_check_rng(L, 1);
     const uint64_t parts[3] = {rng->seed, rng->stream, rng->offset};
@@ -56,12 +56,12 @@ static int set_state(lua_State *L, hd_rng *rng, int table) {
     return 0;
 }
 
-// generator:set_state(state): continue from there
+// rng:set_state(state): continue from there
 static int l_set_state(lua_State *L) { return set_state(L, hd_check_rng(L, 1), 2); }
 // core.set_rng_state(state): the same for the default generator
 static int l_set_default_state(lua_State *L) { return set_state(L, &default_rng, 1); }
 
-// generator:fork(number) -> generator: another stream of the same seed, told by the number
+// rng:fork(number) -> generator: another stream of the same seed, told by the number
 static int l_fork(lua_State *L) {
     const hd_rng *from = hd_check_rng(L, 1);
     const uint64_t stream = hd_rng_mix(from->stream, (uint64_t)hd_check_int(L, 2));
@@ -72,7 +72,7 @@ static int l_fork(lua_State *L) {
     return 1;
 }
 
-// generator:number() -> number: one uniform number in [0, 1), 53 bits
+// rng:number() -> number: one uniform number in [0, 1), 53 bits
 static int l_number(lua_State *L) {
     hd_rng *rng = hd_check_rng(L, 1);
     uint32_t words[4];

@@ -18,16 +18,19 @@ static int push_list(lua_State *L, int n, const int64_t *values) {
     return 1;
 }
 
+// x:shape() -> table: the extents, one integer per dimension
 static int l_shape(lua_State *L) {
     const hd_tensor *x = hd_check_tensor(L, 1);
     return push_list(L, x->ndim, x->shape);
 }
 
+// x:strides() -> table: steps in memory from one element to the next along each dimension, in elements
 static int l_strides(lua_State *L) {
     const hd_tensor *x = hd_check_tensor(L, 1);
     return push_list(L, x->ndim, x->strides);
 }
 
+// x:size(d) -> integer: the extent of dimension d, counted from 1 or from the end with -1; without d the shape
 static int l_size(lua_State *L) {
     const hd_tensor *x = hd_check_tensor(L, 1);
     int d;
@@ -39,16 +42,19 @@ static int l_size(lua_State *L) {
     return 1;
 }
 
+// x:dim() -> integer: the number of dimensions
 static int l_dim(lua_State *L) {
     lua_pushinteger(L, hd_check_tensor(L, 1)->ndim);
     return 1;
 }
 
+// x:numel() -> integer: the number of elements
 static int l_numel(lua_State *L) {
     lua_pushinteger(L, hd_tensor_numel(hd_check_tensor(L, 1)));
     return 1;
 }
 
+// x:dtype() -> string: "f32", "f64", "i64", "i32", "u8" or "bool"
 static int l_dtype(lua_State *L) {
     lua_pushstring(L, hd_dtype_name(hd_check_tensor(L, 1)->dtype));
     return 1;
@@ -62,6 +68,7 @@ static int l_len(lua_State *L) {
     return 1;
 }
 
+// x:is_contiguous() -> boolean: do the elements follow each other in row-major order without gaps?
 static int l_is_contiguous(lua_State *L) {
     lua_pushboolean(L, hd_tensor_is_contiguous(hd_check_tensor(L, 1)));
     return 1;
@@ -105,6 +112,7 @@ static void sync(lua_State *L) {
         hd_raise(L);
 }
 
+// x:item() -> number: the value of a tensor of one element (a boolean for bool)
 static int l_item(lua_State *L) {
     const hd_tensor *x = hd_check_tensor(L, 1);
     if (hd_tensor_numel(x) != 1)
@@ -128,6 +136,7 @@ static int64_t check_position(lua_State *L, const hd_tensor *x, int arg) {
     return offset;
 }
 
+// x:get(i, ...) -> number: the element at the given position, one number per dimension
 static int l_get(lua_State *L) {
     const hd_tensor *x = hd_check_tensor(L, 1);
     const int64_t offset = check_position(L, x, 2);
@@ -137,6 +146,7 @@ static int l_get(lua_State *L) {
     return 1;
 }
 
+// x:set(i, ..., value) -> x: write the element at the given position
 static int l_set(lua_State *L) {
     hd_tensor *x = hd_check_tensor(L, 1);
     const int64_t offset = check_position(L, x, 2);
@@ -163,6 +173,7 @@ static void push_nested(lua_State *L, const hd_view *v, int d, int64_t offset) {
     }
 }
 
+// x:totable() -> table: nested tables of numbers in logical order; a 0-d tensor gives its number
 static int l_totable(lua_State *L) {
     const hd_view v = hd_tensor_as_view(hd_check_tensor(L, 1));
     sync(L);
@@ -170,7 +181,8 @@ static int l_totable(lua_State *L) {
     return 1;
 }
 
-static int l_equal(lua_State *L) { // same type, shape and values
+// x:equal(y) -> boolean: same type, shape and values
+static int l_equal(lua_State *L) {
     const hd_tensor *a = hd_check_tensor(L, 1), *b = hd_check_tensor(L, 2);
     bool equal = a->dtype == b->dtype && hd_same_shape(a, b);
     sync(L);
@@ -411,6 +423,7 @@ static int l_tostring(lua_State *L) {
 
 // Releasing --------------------------------------------------------------------------
 
+// x:release(): give the memory back now instead of when the collector finds it; using x afterwards is an error
 static int l_release(lua_State *L) {
     luaL_checkudata(L, 1, HD_TENSOR_NAME);
     hd_box_release(L, 1);

@@ -54,10 +54,7 @@ local function texture_frame(steps)
   return { to = to, from = from }
 end
 
---- Pictures as shapes (low-pass luma), colours (chroma) and textures (details).
----@param opts? table  size (32; a multiple of 2^steps); steps: Haar steps (2); regime; schedule (one for all levels);
----                    predict ("edm"); t_aug (0.3), t_aug_sample (0.1)
----@return hd.hierarchy.Hierarchy
+-- hd.hierarchy.images (init.lua).
 return function(Hierarchy, opts)
   local o = check.options("hierarchy.images", opts, {
     { "size", "integer", 32 }, { "steps", "integer", 2 }, { "regime", Hierarchy.regimes, "cascade" },

@@ -155,6 +155,7 @@ local function batch_of(data, n)
   if #data == 0 then check.fail("hierarchy", "the data set is empty") end
   return data.x:narrow(1, 1, math.min(n, #data)):to "f32" * (1 / 127.5) - 1
 end
+-- For stats.lua, which measures on the same pictures as check.
 Hierarchy.batch_of = function(_, data, n) return batch_of(data, n) end
 
 --- Check on data that join undoes split: to 1e-5 (relative, in L2) for floats, exactly for whole numbers.
@@ -198,7 +199,11 @@ require "hd.hierarchy.sample" (Hierarchy)
 return {
   new = Hierarchy,
   Hierarchy = Hierarchy,
-  images = function(...) return require "hd.hierarchy.images" (Hierarchy, ...) end,
+  --- Pictures as shapes (low-pass luma), colours (chroma) and textures (details).
+  ---@param opts? table  size (32; a multiple of 2^steps); steps: Haar steps (2); regime; schedule (one for all levels);
+  ---                    predict ("edm"); t_aug (0.3), t_aug_sample (0.1)
+  ---@return hd.hierarchy.Hierarchy
+  images = function(opts) return require "hd.hierarchy.images" (Hierarchy, opts) end,
   haar = require "hd.hierarchy.split.haar",
   colour = require "hd.hierarchy.split.colour",
   partition = require "hd.hierarchy.split.partition",

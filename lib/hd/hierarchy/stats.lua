@@ -31,7 +31,7 @@ end
 
 local function sorted_names(t)
   local names = {}
-  for name in next, t do names[#names + 1] = name end
+  for name in next, t do names[#names + 1] = name end -- order free: sorted below
   table.sort(names)
   return names
 end
@@ -53,6 +53,7 @@ return function(Hierarchy)
     return self
   end
 
+  -- Keep the mean and the standard deviation of one level.
   function Hierarchy:measure_level(name, z)
     local mean, std = measure(z)
     self.stats[name] = { mean = per_channel(mean:to "f32", z:dim()), std = per_channel(guarded(std), z:dim()) }

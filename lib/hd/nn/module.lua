@@ -295,7 +295,7 @@ local function copy_tree(value, memo)
   if type(value) ~= "table" or (mt ~= nil and not is_module(value)) then return value end
   local out = {}
   memo[value] = out
-  for key, v in next, value do out[key] = copy_tree(v, memo) end
+  for key, v in next, value do out[key] = copy_tree(v, memo) end -- order free: a copy
   return setmetatable(out, mt)
 end
 
@@ -327,7 +327,7 @@ local function shape_text(x) return "[" .. table.concat(x:shape(), ",") .. "]" e
 
 local function sorted_keys(t)
   local keys = {}
-  for key in next, t do keys[#keys + 1] = key end
+  for key in next, t do keys[#keys + 1] = key end -- order free: sorted below
   table.sort(keys)
   return keys
 end
@@ -371,7 +371,7 @@ end
 -- Let layers rename what older files call otherwise (`upgrade_state(state, prefix)`), in a copy of the table.
 local function upgraded(self, state)
   local copy = {}
-  for key, x in next, state do copy[key] = x end
+  for key, x in next, state do copy[key] = x end -- order free: a copy
   for name, m in self:named_modules() do
     if m.upgrade_state then m:upgrade_state(copy, name == "" and "" or name .. ".") end
   end

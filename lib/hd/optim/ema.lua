@@ -47,7 +47,7 @@ end
 ---@param state table<string, hd.Tensor>
 function EMA:load_state_dict(state)
   local weights = {}
-  for name, x in next, state do weights[name] = x end
+  for name, x in next, state do weights[name] = x end -- order free: a copy
   local updates = weights["ema.updates"]
   if not updates then check.fail("EMA:load_state_dict", "'ema.updates' is missing: this is not the state of an EMA") end
   weights["ema.updates"] = nil

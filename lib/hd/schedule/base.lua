@@ -98,7 +98,7 @@ function Schedule.network_time(_, t) return 1000 * t end
 function Schedule:shift(factor)
   check.arg("shift", "factor", factor, "number")
   local copy = {}
-  for key, value in next, self do copy[key] = value end
+  for key, value in next, self do copy[key] = value end -- order free: a copy
   copy.shift_factor = (self.shift_factor or 1) * factor
   return setmetatable(copy, getmetatable(self))
 end

@@ -12,7 +12,7 @@ local core = require "hd.core"
 ---@return fun(z: table<string, hd.Tensor>): hd.Tensor
 return function(sets)
   local names, owner, length = {}, {}, 0
-  for name in next, sets do names[#names + 1] = name end
+  for name in next, sets do names[#names + 1] = name end -- order free: sorted below
   table.sort(names)
   for _, name in ipairs(names) do
     for _, position in ipairs(sets[name]) do
