@@ -10,11 +10,11 @@ local args = {}
 local TYPES = { number = {}, integer = {}, string = {} }
 args.number, args.integer, args.string = TYPES.number, TYPES.integer, TYPES.string
 
--- Options that every script has: name, type, text.
+-- Options that every script has: name, type, text, choices.
 local COMMON = {
   { "seed", "integer", "seed of the default random generator" },
   { "threads", "integer", "compute on so many threads" },
-  { "view", "string", "where pictures are shown: auto, window, png, term or off" },
+  { "view", "choice", "where pictures are shown", { "auto", "window", "png", "term", "off" } },
   { "help", "flag", "print this and end" },
 }
 
@@ -25,6 +25,7 @@ local function type_of(name, default)
   if type(default) == "boolean" then return "flag", default end
   if type(default) == "number" then return math.type(default) == "integer" and "integer" or "number", default end
   if type(default) == "string" then return "string", default end
+  if type(default) == "table" and type(default[1]) == "string" then return "choice", default[1], default end
   return check.fail("args", "option '%s' has the wrong type: got %s, expected a default or a type (hd.args.number)",
     name, check.show(default))
 end
@@ -34,13 +35,13 @@ local function declare(spec, texts)
   local list, by_name = {}, {}
   for name, default in next, spec do -- order free: sorted below
     check.arg("args", "name of an option", name, "string")
-    local kind, value = type_of(name, default)
-    list[#list + 1] = { name = name, kind = kind, default = value, text = texts[name] or "" }
+    local kind, value, choices = type_of(name, default)
+    list[#list + 1] = { name = name, kind = kind, default = value, choices = choices, text = texts[name] or "" }
   end
   table.sort(list, function(a, b) return a.name < b.name end)
   for _, o in ipairs(list) do by_name[o.name] = o end
   for _, common in ipairs(COMMON) do
-    local o = { name = common[1], kind = common[2], text = common[3], common = true }
+    local o = { name = common[1], kind = common[2], text = common[3], choices = common[4], common = true }
     if by_name[o.name] then
       if by_name[o.name].text == "" then by_name[o.name].text = o.text end
     else
@@ -64,6 +65,12 @@ local function convert(o, text)
   if o.kind == "flag" then
     if text == "true" or text == "false" then return text == "true" end
     return nil, ("%s is a flag: got '%s', expected true or false"):format(shown(o.name), text)
+  end
+  if o.kind == "choice" then
+    for _, choice in ipairs(o.choices) do
+      if text == choice then return text end
+    end
+    return nil, ("%s has the wrong value: got '%s'. %s"):format(shown(o.name), text, check.suggestion(text, o.choices))
   end
   local value = tonumber(text)
   if o.kind == "integer" then value = math.tointeger(value) elseif value then value = value + 0.0 end
@@ -105,7 +112,7 @@ local function read_option(words, i, list, by_name, values)
 end
 
 --- Read a list of words by a table of defaults, without touching anything else.
----@param spec table       name -> default, or hd.args.number, .integer, .string
+---@param spec table       name -> default, a list of words to choose from, or hd.args.number, .integer, .string
 ---@param words string[]   as the global `arg`
 ---@param before? table    values of seed, threads and view that go before the defaults
 ---@return table? values   nil where a word is wrong
@@ -131,9 +138,9 @@ local function help_text(program, spec, texts)
   local lines = { ("usage: hdlua %s [options]"):format(program) }
   if texts[1] then lines[#lines + 1] = texts[1] end
   for _, o in ipairs((declare(spec, texts))) do
-    local value = o.kind ~= "flag" and " " .. o.kind:upper() or ""
+    local value = o.kind ~= "flag" and " " .. (o.choices and table.concat(o.choices, "|") or o.kind:upper()) or ""
     local default = o.default ~= nil and o.kind ~= "flag" and ("(%s)"):format(o.default) or ""
-    lines[#lines + 1] = ("  %-28s %s%s"):format(shown(o.name) .. value, o.text,
+    lines[#lines + 1] = ("  %-32s %s%s"):format(shown(o.name) .. value, o.text,
       (o.text ~= "" and default ~= "") and " " .. default or default)
   end
   return table.concat(lines, "\n")
@@ -165,7 +172,8 @@ local function read(spec, texts)
 end
 
 --- Read the script's options: `local args = hd.args { steps = 1000, lr = 1e-3, resume = false }`.
---- The default gives the type; false is a flag; `minutes = hd.args.number` has no default. `--save-every 5`,
+--- The default gives the type; false is a flag; `minutes = hd.args.number` has no default; `regime = { "cascade",
+--- "flat" }` takes one of these words, the first unless told otherwise. `--save-every 5`,
 --- `--save-every=5` and `--no-flip` are understood; `--help` lists the options. `--seed` (0), `--threads` and `--view`
 --- work in every script and are applied at once. A wrong word ends the program with code 2 and the nearest option.
 ---@class hd.Args

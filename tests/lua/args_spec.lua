@@ -6,7 +6,7 @@ local hdlua = assert(os.getenv "HDLUA", "HDLUA is not set: run by tests/run.sh")
 
 local SPEC = {
   steps = 100, lr = 1e-3, out = "runs", resume = false, flip = true, save_every = 30, minutes = args.number,
-  n = args.integer, name = args.string,
+  n = args.integer, name = args.string, regime = { "cascade", "flat" },
 }
 
 -- Run a script that calls hd.args; its output and exit code.
@@ -27,6 +27,7 @@ describe("args.parse", function()
     local v = args.parse(SPEC, {})
     assert.are.same({ 100, 1e-3, "runs", false, true, 30 }, { v.steps, v.lr, v.out, v.resume, v.flip, v.save_every })
     assert.is_nil(v.minutes)
+    assert.are.equal("cascade", v.regime)
   end)
 
   it("reads values in every form, with the type of the default", function()
@@ -44,6 +45,9 @@ describe("args.parse", function()
     assert.matches("%-%-steps has the wrong value: got '2%.5', expected an integer", message("--steps", "2.5"))
     assert.matches("%-%-lr needs a value", message("--lr"))
     assert.matches("unexpected argument 'train'", message("train"))
+    assert.matches("%-%-regime has the wrong value: got 'flad'. did you mean 'flat'%? known: cascade, flat",
+      message("--regime", "flad"))
+    assert.are.equal("flat", args.parse(SPEC, { "--regime=flat" }).regime)
     assert.matches("%-%-resume is a flag", message("--resume=yes"))
   end)
 end)
