@@ -148,6 +148,21 @@ lint-layers:
 lint-docs:
 	$(HDLUA) scripts/gen_docs.lua --check
 
+# Parsers under clang's libFuzzer. FUZZ_SECONDS is the time for each; what they find stays in BUILD/fuzz.
+FUZZ_SECONDS ?= 60
+FUZZERS      := $(patsubst tests/fuzz/fuzz_%.c,$(BUILD)/fuzz/%,$(wildcard tests/fuzz/fuzz_*.c))
+FUZZED       := $(filter-out runtime/io/audio%.c,$(wildcard runtime/io/*.c)) $(patsubst %,runtime/core/%.c,alloc dtype rng status)
+.PHONY: fuzz
+fuzz: $(FUZZERS) ## fuzz the readers of files, FUZZ_SECONDS each
+	@for f in $(FUZZERS); do mkdir -p $$f.corpus; echo $$f; \
+	  $$f -max_total_time=$(FUZZ_SECONDS) -timeout=5 -rss_limit_mb=1024 -artifact_prefix=$$f- -verbosity=0 \
+	    $$f.corpus tests/fuzz/seeds/$$(basename $$f) || exit 1; done
+
+$(BUILD)/fuzz/%: tests/fuzz/fuzz_%.c $(FUZZED) $(wildcard runtime/io/*.h tests/fuzz/*.h) Makefile
+	@mkdir -p $(@D)
+	clang $(CPPFLAGS) -std=c11 -g -O1 -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all -o $@ $< $(FUZZED) \
+	  -lcjson -lz -lm -lpthread
+
 # Care -----------------------------------------------------------------------
 .PHONY: docs format size clean help
 docs: all ## write docs/reference.md, the stubs and the help from the sources
