@@ -70,7 +70,8 @@ local function read_levels(list)
     end
     if level.steps < 1 then check.fail("hierarchy.new", "level '%s': steps is wrong: got %d", level.name, level.steps) end
     seen[level.name] = true
-    level.schedule = level.schedule or schedule.karras()
+    -- p_mean of EDM moved by ln 2, since levels have standard deviation 1 and not 0.5
+    level.schedule = level.schedule or schedule.karras { p_mean = -1.2 + math.log(2) }
     levels[i] = level
   end
   for i, level in ipairs(levels) do level.context = context_of(levels, i, list[i].context) end
