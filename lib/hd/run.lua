@@ -342,7 +342,7 @@ end
 
 -- What the window asked for, and the line under its pictures.
 local function serve_window(self, text)
-  local window = self.window
+  local window = self.shown
   if not window then return false end
   if text then window:text(text) end
   for _, event in ipairs(window:poll()) do
@@ -420,27 +420,27 @@ local function columns_of(self, x, levels)
   return list
 end
 
--- The window, opened when first needed; false where there is none.
-local function window_of(self)
-  if self.window == nil then
-    local preview = require "hd.preview"
+--- The preview window, opened when first asked for where `--view` and the display allow it.
+---@return hd.Preview? window  nil where there is none, or not any more
+function Run:window()
+  if self.shown == nil then
     local columns = table.move(self.levels, 1, #self.levels, 1, {})
     columns[#columns + 1] = "joined"
-    local window, reason = preview.open { title = "hdlua " .. self.out, columns = columns }
+    local window, reason = require "hd.preview".open { title = "hdlua " .. self.out, columns = columns }
     local view = core.options.view or "auto"
     if not window and (view == "auto" or view == "window") then self:say(reason) end
-    self.window = window or false
+    self.shown = window or false
   end
-  return self.window
+  return self.shown and self.shown:is_open() and self.shown or nil
 end
 
---- Show pictures in the preview window alone; opens it where `--view` and the display allow it.
+--- Show pictures in the preview window alone.
 ---@param x hd.Tensor  [n,c,h,w] in [-1,1]
 ---@param levels? table<string, hd.Tensor>  pictures of the levels, as from H:sample with all = true
 ---@return boolean open  is there a window?
 function Run:preview(x, levels)
-  local window = window_of(self)
-  return window and window:show(columns_of(self, x, levels or {})) or false
+  local window = self:window()
+  return window ~= nil and window:show(columns_of(self, x, levels or {}))
 end
 
 -- Grids side by side with white between them: [c, h, w].
@@ -486,7 +486,7 @@ function Run:close()
   self:event("end", {})
   self.log_file:close()
   self.progress:close()
-  if self.window then self.window:close() end
+  if self.shown then self.shown:close() end
 end
 
 function Run:__close(problem)

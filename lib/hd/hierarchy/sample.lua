@@ -13,14 +13,14 @@ local OPTIONS = {
   { "seed", "integer", 0 }, { "regime", "string" }, { "steps", "integer|table" }, { "hold", "table", {} },
   { "stop_after", "string" }, { "all", "boolean", false }, { "on_level", "callable" }, { "on_step", "callable" },
   { "noise", "table", {} }, { "denoise", "table", {} }, { "t_aug", "number" }, { "clip", "boolean", true },
-  { "sampler", "callable" },
+  { "sampler", "callable" }, { "first", "integer", 1 }, { "batch", "integer", 64 },
 }
 
 -- Noise of unit variance for n samples of one level, each from its own stream.
-local function draw(seed, index, n, shape)
+local function draw(o, index, n, shape)
   local parts = {}
   for i = 1, n do
-    parts[i] = core.randn({ 1, table.unpack(shape) }, { rng = core.rng(seed, index):fork(i) })
+    parts[i] = core.randn({ 1, table.unpack(shape) }, { rng = core.rng(o.seed, index):fork(o.first + i - 1) })
   end
   return n == 1 and parts[1] or core.op.cat(parts, 1)
 end
@@ -40,7 +40,7 @@ local function surroundings(self, state, level, o)
     if other.index < level.index then
       sigmas[other.name] = o.t_aug
       if o.t_aug > 0 and other.kind == "gaussian" then
-        z = z + draw(o.seed, 1000 * level.index + other.index, z:size(1), table.move(z:shape(), 2, z:dim(), 1, {})) * o.t_aug
+        z = z + draw(o, 1000 * level.index + other.index, z:size(1), table.move(z:shape(), 2, z:dim(), 1, {})) * o.t_aug
       end
     elseif other.index > level.index and other.kind == "gaussian" then
       sigmas[other.name] = other.schedule:level(other.schedule.t_max)
@@ -101,7 +101,7 @@ end
 local function sample_tokens(self, models, level, state, o)
   local z, mask = state[level.name], level.vocab + 1
   local n, steps, seen = z:size(1), steps_of(o, level), surroundings(self, state, level, o)
-  local rng = core.rng(o.seed, 2000 + level.index)
+  local rng = core.rng(o.seed, 2000 + level.index):fork(o.first)
   local stand_in = o.denoise[level.name]
   for i = 1, steps do
     local t, s = 1 - (i - 1) / steps, 1 - i / steps
@@ -177,7 +177,7 @@ end
 -- The unsplit x from one network, in the flat regime.
 local function sample_flat(self, models, n, o)
   local level = self:flat_level()
-  local noise = o.noise.flat or draw(o.seed, 1, n, self.shape)
+  local noise = o.noise.flat or draw(o, 1, n, self.shape)
   local stand_in = o.denoise.flat
   local denoise = stand_in and function(x, sigma) return stand_in(x, { flat = sigma }, { flat = x }) end
     or network_denoiser(models, level, {}, o)
@@ -204,7 +204,7 @@ local function initial_state(self, n, o)
     elseif level.kind == "mask" then
       state[name] = core.full({ n, table.unpack(self.shapes[name]) }, level.vocab + 1, { dtype = "i64" })
     else
-      local unit = o.noise[name] or draw(o.seed, level.index, n, self.shapes[name])
+      local unit = o.noise[name] or draw(o, level.index, n, self.shapes[name])
       state[name] = unit * level.schedule:level(level.schedule.t_max)
     end
   end
@@ -239,6 +239,31 @@ local function check_level_tables(self, o)
   check.one_of("H:sample", "regime", o.regime, self.regimes)
 end
 
+-- Entries first to last of each tensor in a table.
+local function rows(tables, first, last)
+  local out = {}
+  for name, z in next, tables do out[name] = z:narrow(1, first, last - first + 1) end -- order free: separate keys
+  return out
+end
+
+-- More samples than are drawn at once: batch after batch. Noise belongs to a sample's number, not to its batch.
+local function sample_batches(self, models, n, o)
+  local xs, levels = {}, {}
+  for first = 1, n, o.batch do
+    local last, part = math.min(n, first + o.batch - 1), {}
+    for key, value in next, o do part[key] = value end -- order free: a copy
+    part.first, part.hold, part.noise = o.first + first - 1, rows(o.hold, first, last), rows(o.noise, first, last)
+    local x, pictured = self:sample(models, last - first + 1, part)
+    xs[#xs + 1] = x
+    for name, picture in next, pictured or {} do -- order free: separate keys
+      levels[name] = levels[name] or {}
+      table.insert(levels[name], picture)
+    end
+  end
+  for name, list in next, levels do levels[name] = core.op.cat(list, 1) end -- order free: separate keys
+  return core.op.cat(xs, 1), o.all and levels or nil
+end
+
 return function(Hierarchy)
   --- Each level of x alone: { name = picture }, the other levels at 0.
   ---@param x hd.Tensor
@@ -253,7 +278,8 @@ return function(Hierarchy)
   ---  { name = picture }; on_level: function (name, z) after each level; on_step: as of samplers, with `level`;
   ---  noise: { name = z } of unit variance instead of the draw, its type rules; denoise: { name = function (z, sigmas,
   ---  levels) -> x0 } instead of a network, in standardised coordinates; t_aug: noise on the context; clip (true): hold
-  ---  estimates to the data's range; sampler (the level's, else hd.sampler.heun)
+  ---  estimates to the data's range; sampler (the level's, else hd.sampler.heun); first: the number of the first sample
+  ---  (1); batch: how many are drawn at once (64), which changes nothing but the memory needed
   ---@return hd.Tensor x
   ---@return table<string, hd.Tensor>? pictures
   function Hierarchy:sample(models, n, opts)
@@ -262,6 +288,7 @@ return function(Hierarchy)
     o.regime = o.regime or (models and models.regime) or self.regime
     o.t_aug = o.t_aug or self.t_aug_sample
     check_level_tables(self, o)
+    if n > o.batch then return sample_batches(self, models, n, o) end
     local together = o.regime == "flat" and (o.denoise[self.levels[1].name] or o.noise[self.levels[1].name])
     if o.regime == "flat" and not together then
       local x = sample_flat(self, models, n, o)

@@ -1,0 +1,113 @@
+-- examples/train_images.lua: train a three-level hierarchy of pictures and draw with it.
+--
+--     hdlua examples/train_images.lua --data emoji --minutes 5 --out runs/emoji
+--
+-- Pictures are split into shapes (low-pass luma), colours (chroma) and textures (details). Each level is diffused by a
+-- network of its own that sees the coarser ones; with --regime flat one network diffuses whole pictures instead.
+-- OUT holds samples.png, samples.npy, model.safetensors (draw more with examples/sample_images.lua), loss.png,
+-- samples_STEP.png from each minute, log.jsonl and the checkpoint from which --resume goes on.
+
+local hd = require "hd"
+
+local args = hd.args({
+  data = "emoji", size = 32, minutes = 5.0, steps = hd.args.integer, stop_at = hd.args.integer,
+  regime = { "cascade", "flat" }, share = false, batch = 32, width = 64, lr = 1e-3,
+  out = "runs/images", samples = 64, resume = false, save_every = 30.0,
+}, {
+  "Train a hierarchy of pictures and draw with it.",
+  data = "emoji, shapes, cifar:DIR or folder:DIR", size = "pixels of a side",
+  minutes = "train so long", steps = "train so many steps instead of --minutes",
+  stop_at = "end after this step, on the same schedule", regime = "diffuse level after level, or whole pictures",
+  share = "one network for all levels", batch = "pictures in a step", width = "channels of the networks",
+  lr = "highest learning rate", out = "the folder for everything that is written",
+  samples = "pictures to draw at the end", resume = "go on from the last checkpoint in OUT",
+  save_every = "seconds between checkpoints, 0: every step",
+})
+
+-- Data: u8 pictures in memory --------------------------------------------------------------------------------------
+
+local function open_data(kind, dir)
+  if kind == "cifar" then return hd.data.cifar10(dir) end
+  if kind == "folder" then return hd.data.folder(dir, { size = args.size }) end
+  if kind == "shapes" then return hd.data.shapes { size = args.size } end
+  if kind ~= "emoji" then return nil, "--data is wrong: expected emoji, shapes, cifar:DIR or folder:DIR" end
+  local set, message = hd.data.emoji { size = args.size }
+  if not set then print(message .. "\ntraining on drawn shapes instead") end
+  return set or hd.data.shapes { size = args.size }
+end
+
+local data = assert(open_data(args.data:match "^(%a*):?(.*)$"))
+print(data)
+
+-- Hierarchy, networks, optimizer -----------------------------------------------------------------------------------
+
+local H = hd.hierarchy.images { size = args.size, regime = args.regime }
+H:check(data)
+H:fit_stats(data)
+print(H)
+
+local models = H:models { width = args.width, share = args.share }
+local params = models:parameters()
+local opt = hd.optim.AdamW(params, { lr = args.lr })
+local ema = hd.optim.EMA(models, { decay = 0.999 })
+
+local function train(x)
+  local loss, parts = H:loss(models, x)
+  opt:zero_grad()
+  loss:backward()
+  hd.optim.clip_grad_norm_(params, 1)
+  opt:step()
+  ema:update()
+  return loss, parts
+end
+
+-- The run: folder, log, checkpoints, preview -----------------------------------------------------------------------
+
+local run <close> = assert(hd.run.new {
+  out = args.out, settings = args, resume = args.resume, save_every = args.save_every, levels = H:level_names(),
+  state = { models = models, opt = opt, ema = ema },
+})
+
+-- The same seed each time, so that one sees the same pictures grow. Draws nothing from the default generator.
+local function draw(n, steps)
+  return H:sample(ema.model, n, { seed = args.seed, steps = steps, all = true, on_step = run:watch() })
+end
+
+local batches = data:batches { size = args.batch, seed = args.seed, flip = true }
+local some = data:batches { size = math.min(16, #data), seed = args.seed }()
+run:preview(some, H:pictures(some))
+
+local steps = args.steps or run:plan(args.minutes, function() train(some) end)
+local rate = hd.optim.lr.cosine(opt, { steps = steps, warmup = math.min(100, steps // 10), final = 0.02 })
+run.state.rate = rate
+
+for _, x in run:steps(batches, steps, { stop_at = args.stop_at }) do
+  local loss, parts = train(x)
+  run:log { loss = loss, levels = parts }
+  rate:step()
+  if run:due("samples", 60) then
+    run:show(draw(16))
+  elseif run:window() and run:due("preview", 8) then
+    run:preview(draw(8, 6))
+  end
+end
+
+-- Results ----------------------------------------------------------------------------------------------------------
+
+local tensors = {}
+for name, x in pairs(ema.model:state_dict()) do tensors[name] = x end -- order free: separate keys
+for name, x in pairs(H:stats_dict()) do tensors["stats/" .. name] = x end -- order free: separate keys
+assert(hd.save(args.out .. "/model.safetensors", tensors, { metadata = {
+  hierarchy = "images", size = tostring(args.size), regime = args.regime, width = tostring(args.width),
+  share = tostring(args.share),
+} }))
+
+if args.samples > 0 then
+  run:say(("drawing %d pictures"):format(args.samples))
+  local x, levels = draw(args.samples)
+  run:preview(x, levels)
+  assert(hd.save(args.out .. "/samples.npy", x))
+  local shown = math.min(64, args.samples)
+  assert(hd.image.save(args.out .. "/samples.png", hd.image.grid(x:narrow(1, 1, shown), { columns = 8 })))
+  run:say(("wrote %s/samples.png"):format(args.out))
+end
