@@ -50,7 +50,14 @@ local function comment_above(path, number)
   local text, notes = {}, {}
   for i = first, number - 1 do
     local note = lines[i]:match "^%s*%-%-%-%s?(@.*)$"
-    if note then notes[#notes + 1] = note else text[#text + 1] = lines[i]:match "^%s*%-%-%-%s?(.*)$" end
+    local words = lines[i]:match "^%s*%-%-%-%s?(.*)$"
+    if note then
+      notes[#notes + 1] = note
+    elseif #notes > 0 then -- an annotation goes on
+      notes[#notes] = notes[#notes] .. " " .. words:gsub("^%s+", "")
+    else
+      text[#text + 1] = words
+    end
   end
   while text[#text] == "" do text[#text] = nil end
   return first < number and { text = table.concat(text, "\n"), notes = notes } or nil
@@ -252,7 +259,7 @@ local function inherits(cls, key)
 end
 
 local function add_class(name, cls)
-  local comment, init = class_comments[name], cls.init
+  local comment, init = class_comments[name] or class_comments[cls.name], cls.init
   local init_comment = init and comment_above(path_of(init))
   if not (comment and comment.text ~= "") and not init_comment then
     undocumented[#undocumented + 1] = ("%s (a comment with ---@class %s)"):format(name, name)

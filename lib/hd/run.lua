@@ -20,6 +20,7 @@ local checkpoint = require "hd.checkpoint"
 local logs = require "hd.log"
 local Progress = require "hd.progress"
 
+--- One run of training: its folder, log, checkpoints and pictures. Made by hd.run.new.
 ---@class hd.Run
 ---@field out string     the folder
 ---@field state table    what checkpoints hold; entries may be added until the first step

@@ -73,7 +73,7 @@ function hd.arange(first, last, step) end
 hd.args = {}
 
 --- Read a list of words by a table of defaults, without touching anything else.
----@param spec table       name -> default, or hd.args.number, .integer, .string
+---@param spec table       name -> default, a list of words to choose from, or hd.args.number, .integer, .string
 ---@param words string[]   as the global `arg`
 ---@param before? table    values of seed, threads and view that go before the defaults
 ---@return table? values   nil where a word is wrong
@@ -180,9 +180,7 @@ hd.data.Set = {}
 --- The order depends on (seed, epoch) alone, mirroring on (seed, epoch, picture) alone; the last short batch of an
 --- epoch is dropped.
 ---     for x, labels in set:batches { size = 32, flip = true } do ... end
----  (true); prefetch: batches made ahead (2; 0: no thread); transform: function (x, labels) -> x, labels that is run on
----  each batch when it is handed over
----@param opts? table  size: pictures in a batch (32); seed (0); flip: mirror half of the pictures (false); shuffle
+---@param opts? table  size: pictures in a batch (32); seed (0); flip: mirror half of the pictures (false); shuffle (true); prefetch: batches made ahead (2; 0: no thread); transform: function (x, labels) -> x, labels that is run on each batch when it is handed over
 ---@return hd.data.Batches
 function hd.data.Set:batches(opts) end
 
@@ -264,10 +262,9 @@ hd.file = {}
 function hd.file.load(path) end
 
 --- Write a file of tensors by its extension, whole or not at all: a crash or a full disk leaves the earlier file.
----  was there stays as `path.prev`
 ---@param path string  .npy (a tensor), .npz or .safetensors (a table name = tensor)
 ---@param data hd.Tensor|table<string, hd.Tensor>
----@param opts? table  of .safetensors: metadata: texts to store with it, {key = string}; keep_previous: the file that
+---@param opts? table  of .safetensors: metadata: texts to store with it, {key = string}; keep_previous: the file that was there stays as `path.prev`
 ---@return boolean? done  true, or nil and a message
 ---@return string? message
 function hd.file.save(path, data, opts) end
@@ -315,8 +312,6 @@ hd.hierarchy = {}
 --- or "mask" (tokens 1 to `vocab`); schedule (default EDM's); predict (default "edm"); context, the coarser levels that
 --- the network sees (default all of them); steps (18) and sampler (hd.sampler.heun); weight in the loss (1); frame
 --- { to =, from = }, an isometry into the coordinates in which the network works and its adjoint.
----                   context in training, 0.3), t_aug_sample (the noise put on it in sampling, 0), range ({low, high} of
----                   x, to which denoised results are limited once all levels are there)
 ---@class hd.hierarchy.Hierarchy
 ---@field name string
 ---@field levels hd.hierarchy.Level[]  coarse to fine
@@ -363,9 +358,7 @@ function hd.hierarchy.Hierarchy:load_stats_dict(dict) end
 function hd.hierarchy.Hierarchy:loss(models, x, opts) end
 
 --- Make the networks.
----  (spec, opts) -> layer; width (64) and depth (blocks per level, 1; of a transformer 2); regime (the hierarchy's);
----  share: one network that is told the level (false)
----@param opts? table  net: "auto" (a U-Net for numbers, a transformer for tokens), "unet", "transformer" or a function
+---@param opts? table  net: "auto" (a U-Net for numbers, a transformer for tokens), "unet", "transformer" or a function (spec, opts) -> layer; width (64) and depth (blocks per level, 1; of a transformer 2); regime (the hierarchy's); share: one network that is told the level (false)
 ---@return hd.hierarchy.Models
 function hd.hierarchy.Hierarchy:models(opts) end
 
@@ -375,14 +368,9 @@ function hd.hierarchy.Hierarchy:models(opts) end
 function hd.hierarchy.Hierarchy:pictures(x) end
 
 --- Draw n samples, without gradients.
----  data's units, kept as they are; stop_after: a level's name, finer ones stay at their mean; all: also give
----  { name = picture }; on_level: function (name, z) after each level; on_step: as of samplers, with `level`;
----  noise: { name = z } of unit variance instead of the draw, its type rules; denoise: { name = function (z, sigmas,
----  levels) -> x0 } instead of a network, in standardised coordinates; t_aug: noise on the context; clip (true): hold
----  estimates to the data's range; sampler (the level's, else hd.sampler.heun)
 ---@param models hd.hierarchy.Models?  nil where `denoise` stands for every network
 ---@param n integer
----@param opts? table  seed (0); regime (the models'); steps: a number, or { name = number }; hold: { name = z } in the
+---@param opts? table  seed (0); regime (the models'); steps: a number, or { name = number }; hold: { name = z } in the data's units, kept as they are; stop_after: a level's name, finer ones stay at their mean; all: also give { name = picture }; on_level: function (name, z) after each level; on_step: as of samplers, with `level`; noise: { name = z } of unit variance instead of the draw, its type rules; denoise: { name = function (z, sigmas, levels) -> x0 } instead of a network, in standardised coordinates; t_aug: noise on the context; clip (true): hold estimates to the data's range; sampler (the level's, else hd.sampler.heun)
 ---@return hd.Tensor x
 ---@return table<string, hd.Tensor>? pictures
 function hd.hierarchy.Hierarchy:sample(models, n, opts) end
@@ -467,8 +455,7 @@ function hd.hierarchy.haar.unfold(x, factor) end
 function hd.hierarchy.haar.up(low, detail) end
 
 --- Pictures as shapes (low-pass luma), colours (chroma) and textures (details).
----                    predict ("edm"); t_aug (0.3), t_aug_sample (0.1)
----@param opts? table  size (32; a multiple of 2^steps); steps: Haar steps (2); regime; schedule (one for all levels);
+---@param opts? table  size (32; a multiple of 2^steps); steps: Haar steps (2); regime; schedule (one for all levels); predict ("edm"); t_aug (0.3), t_aug_sample (0.1)
 ---@return hd.hierarchy.Hierarchy
 function hd.hierarchy.images(opts) end
 
@@ -483,17 +470,15 @@ function hd.hierarchy.partition(sets) end
 hd.image = {}
 
 --- Put pictures side by side on a white ground.
----  each picture (default 2)
 ---@param x hd.Tensor  [n, channels, height, width], u8 or f32
----@param opts? {columns?: integer, pad?: integer}  columns: as many as make the grid square; pad: white pixels around
+---@param opts? {columns?: integer, pad?: integer}  columns: as many as make the grid square; pad: white pixels around each picture (default 2)
 ---@return hd.Tensor picture  [channels, height, width] of x's type
 function hd.image.grid(x, opts) end
 
 --- Read a PNG or JPEG file.
 --- Sizes are those of the stored pixels (no EXIF rotation); alpha is dropped unless asked for.
----  0 as stored; dtype: "f32" in [-1,1] (the default) or "u8"
 ---@param path string
----@param opts? {channels?: integer, dtype?: string}  channels: 1 grey, 2 grey and alpha, 3 RGB (the default), 4 RGBA,
+---@param opts? {channels?: integer, dtype?: string}  channels: 1 grey, 2 grey and alpha, 3 RGB (the default), 4 RGBA, 0 as stored; dtype: "f32" in [-1,1] (the default) or "u8"
 ---@return hd.Tensor? picture  [channels, height, width]; nil and a message where it cannot be read
 ---@return string? message
 function hd.image.load(path, opts) end
@@ -505,9 +490,8 @@ function hd.image.load(path, opts) end
 function hd.image.resize(x, size) end
 
 --- Write a PNG file, whole or not at all.
----  1 to 4 channels
 ---@param path string  ending in .png
----@param x hd.Tensor  [channels, height, width] or [height, width], u8, or f32 in [-1,1] (values outside are clipped);
+---@param x hd.Tensor  [channels, height, width] or [height, width], u8, or f32 in [-1,1] (values outside are clipped); 1 to 4 channels
 ---@return boolean? done  true, or nil and a message
 ---@return string? message
 function hd.image.save(path, x) end
@@ -759,7 +743,6 @@ hd.nn.ReLU = {}
 
 --- Convolution twice, each after GroupNorm and SiLU, with the time added between them; plus the input.
 --- With `time_scale_shift` the time scales and shifts the second norm instead (FiLM).
----                    time_scale_shift, zero_init (begin as the identity)
 ---@class hd.nn.ResBlock: hd.nn.Module
 ---@overload fun(in_channels: integer, out_channels: integer, opts?: table): hd.nn.ResBlock
 hd.nn.ResBlock = {}
@@ -835,13 +818,6 @@ hd.nn.TransformerBlock = {}
 ---@overload fun(opts?: table): hd.nn.UNet
 hd.nn.UNet = {}
 
----                     (c + c' = in_channels); labels [n] are 1-based classes
----@param x hd.Tensor  [n, c, t] or [n, c, h, w]
----@param t any        time: a number, [n], or a list of these where time_inputs > 1
----@param cond? { context: hd.Tensor?, labels: hd.Tensor? }  context [n, c', ...] is joined to x along the channels
----@return hd.Tensor   [n, out_channels, ...]
-function hd.nn.UNet:forward(x, t, cond) end
-
 ---@class hd.nn.functional
 hd.nn.functional = {}
 
@@ -904,10 +880,9 @@ function hd.nn.functional.conv_transpose1d(x, weight, bias, opts) end
 function hd.nn.functional.conv_transpose2d(x, weight, bias, opts) end
 
 --- Cross entropy of logits against 1-based classes.
----                                                     prediction; "mean" divides by the sum of the weights
 ---@param input hd.Tensor   [n, c] or [n, c, ...] logits
 ---@param target hd.Tensor  [n] or [n, ...] integers, 1 to c
----@param opts? { reduction: string, label_smoothing: number, weight: hd.Tensor }  weight [n] or [n, ...]: of each
+---@param opts? { reduction: string, label_smoothing: number, weight: hd.Tensor }  weight [n] or [n, ...]: of each prediction; "mean" divides by the sum of the weights
 ---@return hd.Tensor
 function hd.nn.functional.cross_entropy(input, target, opts) end
 
@@ -1194,8 +1169,7 @@ function hd.optim.lr.linear(optimizer, opts) end
 hd.plot = {}
 
 --- Pictures in columns, with a label above each: the levels of a hierarchy beside the joined result.
----                        in [-1, 1]; 1 or 3 channels
----@param columns table[]  { name =, image = } each; image [c, h, w], or [n, c, h, w] for a grid of its own; u8, or f32
+---@param columns table[]  { name =, image = } each; image [c, h, w], or [n, c, h, w] for a grid of its own; u8, or f32 in [-1, 1]; 1 or 3 channels
 ---@param opts? { pad: integer, columns: integer }  white pixels around each (8); pictures per row of a grid
 ---@return hd.Tensor       [3, height, width] u8
 function hd.plot.grid(columns, opts) end
@@ -1204,10 +1178,8 @@ function hd.plot.grid(columns, opts) end
 ---     local picture = hd.plot.lines({ { name = "train", y = losses }, { name = "test", x = steps, y = other } },
 ---       { title = "loss", x_label = "step", log_y = true })
 ---     assert(hd.image.save("loss.png", picture))
----                       values that are not finite, or not positive on a logarithmic axis, leave a gap
----                       the past in a running mean (0)
----@param series table[]  { name =, y =, x = } each; x and y are lists or 1-D tensors, x counts from 1 by default;
----@param opts? table     title, x_label, y_label, width (800), height (480), log_x, log_y, smooth: 0 to 1, the share of
+---@param series table[]  { name =, y =, x = } each; x and y are lists or 1-D tensors, x counts from 1 by default; values that are not finite, or not positive on a logarithmic axis, leave a gap
+---@param opts? table     title, x_label, y_label, width (800), height (480), log_x, log_y, smooth: 0 to 1, the share of the past in a running mean (0)
 ---@return hd.Tensor      [3, height, width] u8
 function hd.plot.lines(series, opts) end
 
@@ -1217,9 +1189,7 @@ hd.preview = {}
 --- Open a preview window.
 ---     local window = hd.preview.open { title = "emoji", columns = { "shapes", "colours", "joined" } }
 ---     if window then window:show { { name = "joined", image = x } } end
---- WAYLAND_DISPLAY is set), "window", or a word for no window ("off", "png", "term"); default: that of `--view`.
---- columns: the labels to show until pictures come.
----@param options? { title?: string, view?: string, columns?: string[] }  view: "auto" (a window where DISPLAY or
+---@param options? { title?: string, view?: string, columns?: string[] }  view: "auto" (a window where DISPLAY or WAYLAND_DISPLAY is set), "window", or a word for no window ("off", "png", "term"); default: that of `--view`. columns: the labels to show until pictures come.
 ---@return hd.Preview? window  nil where there is none: train on
 ---@return string? reason  why there is none
 function hd.preview.open(options) end
@@ -1262,14 +1232,91 @@ function hd.rng(seed, stream) end
 ---@class hd.run
 hd.run = {}
 
+--- One run of training: its folder, log, checkpoints and pictures. Made by hd.run.new.
+---@class hd.run.Run
+---@field out string     the folder
+---@field state table    what checkpoints hold; entries may be added until the first step
+---@field step integer   steps that are done
+---@field planned integer?  the length of the schedule, once it is known
+---@overload fun(): hd.run.Run
+hd.run.Run = {}
+
+--- End the run: log and window are closed. Where an interrupt came after the last step, leaving the block that holds
+--- the run ends the process with code 130.
+function hd.run.Run:close() end
+
+--- Is a thing due that is done every so many seconds? The first time so many seconds after the run was opened.
+---@param name string
+---@param seconds? number  known without it: samples (60), preview (8), save (30), plot (60)
+---@return boolean
+function hd.run.Run:due(name, seconds) end
+
+--- Has Ctrl-C, SIGTERM or SIGHUP asked the run to stop?
+---@return boolean
+function hd.run.Run:interrupted() end
+
+--- Log numbers of this step: a line in log.jsonl, and what the progress line shows.
+--- `loss` and `levels` ({ name = loss }) are shown, and so is `rate`, by default that of the first optimizer in the
+--- state. A loss that is not a finite number is an error: the checkpoint from before stays.
+---@param entry table  numbers, tensors without dimensions, texts, and tables of them
+function hd.run.Run:log(entry) end
+
+--- Plan how many steps fit into a time, by measuring the speed once. Afterwards state and default generator are as
+--- before. The number is written to the log and the checkpoint, so that schedules and resuming are exact; a run that
+--- goes on keeps the number it has.
+---@param minutes number
+---@param measure function  does one step of training, on any batch
+---@param opts? { share: number }  the part of the time that steps may take (0.9); the rest is for drawing and saving
+---@return integer steps
+function hd.run.Run:plan(minutes, measure, opts) end
+
+--- Show pictures in the preview window alone; opens it where `--view` and the display allow it.
+---@param x hd.Tensor  [n,c,h,w] in [-1,1]
+---@param levels? table<string, hd.Tensor>  pictures of the levels, as from H:sample with all = true
+---@return boolean open  is there a window?
+function hd.run.Run:preview(x, levels) end
+
+--- Put the checkpoint that was found back into the state and the default generator; `run:steps` does it by itself.
+---@return integer? step  steps that are done; nil where there is no checkpoint
+function hd.run.Run:resume() end
+
+--- Write the checkpoint now: state, default generator, place in the batches, step. Where the disk refuses, training can
+--- go on: the checkpoint before stays.
+---@return boolean? done  true, or nil and a message
+---@return string? message
+function hd.run.Run:save() end
+
+--- Print a line without disturbing the progress line.
+---@param text string
+function hd.run.Run:say(text) end
+
+--- Write pictures to OUT/samples_STEP.png, a grid of each level beside that of the joined result, and show them in the
+--- preview window.
+---@param x hd.Tensor  [n,c,h,w] in [-1,1]
+---@param levels? table<string, hd.Tensor>  pictures of the levels, as from H:sample with all = true
+---@return string? path  nil and a message where it cannot be written
+---@return string? message
+function hd.run.Run:show(x, levels) end
+
+--- Iterate over the steps that are not done yet: `for step, x, labels in run:steps(batches, 1000) do`.
+--- Restores state, default generator and place in the batches where the run goes on; saves when it is time, and at the
+--- end. Leaving the loop by `break` or an error does not save.
+---@param batches function|table  called for each step: returns x and labels. With state_dict() and load_state_dict() its place is part of the checkpoint, as that of `set:batches`
+---@param n integer  the length of the schedule
+---@param opts? { stop_at: integer }  end after this step without changing the schedule
+---@return fun(): integer?, any, any
+function hd.run.Run:steps(batches, n, opts) end
+
+--- A function that ends an interrupted run in the middle of something long at the end of a step, such as drawing:
+--- `H:sample(models, 16, { on_step = run:watch() })`. The step at hand then counts as done.
+---@return function
+function hd.run.Run:watch() end
+
 --- Open a run: make its folder, or find the checkpoint to go on from.
 --- Without `resume` an earlier run in the folder is moved to OUT.1 (OUT.2 …). With it, the run goes on from the last
 --- checkpoint, and starts from the beginning where there is none. From here on the first Ctrl-C (or SIGTERM) is seen
 --- when a step ends: the run is saved and the process ends with code 130; the second one kills.
----  for out, resume, threads, view, save_every, stop_at, samples, minutes); resume (false); state: { name = object with
----  state_dict() and load_state_dict(), generator, tensor or table of them }; save_every: seconds between checkpoints
----  (30; 0: every step); levels: names of levels in the order in which they are shown
----@param opts table  out: the folder; settings: the script's options, which must be the same when the run goes on (but
+---@param opts table  out: the folder; settings: the script's options, which must be the same when the run goes on (but for out, resume, threads, view, save_every, stop_at, samples, minutes); resume (false); state: { name = object with state_dict() and load_state_dict(), generator, tensor or table of them }; save_every: seconds between checkpoints (30; 0: every step); levels: names of levels in the order in which they are shown
 ---@return hd.Run? run  nil and a message where the folder cannot be written or the checkpoint is of another run
 ---@return string? message
 function hd.run.new(opts) end
@@ -1347,8 +1394,7 @@ hd.schedule = {}
 function hd.schedule.cosine(opts) end
 
 --- The schedule of EDM: alpha = 1, sigma^(1/rho) in even steps; ln(sigma) is normal in training. Karras et al. 2022.
----             0.002, 80, 7, -1.2, 1.2
----@param opts? { sigma_min: number, sigma_max: number, rho: number, p_mean: number, p_std: number }
+---@param opts? { sigma_min: number, sigma_max: number, rho: number, p_mean: number, p_std: number } 0.002, 80, 7, -1.2, 1.2
 ---@return hd.schedule.Karras
 function hd.schedule.edm(opts) end
 
@@ -1359,8 +1405,7 @@ function hd.schedule.edm(opts) end
 function hd.schedule.flow(opts) end
 
 --- The schedule of EDM: alpha = 1, sigma^(1/rho) in even steps; ln(sigma) is normal in training. Karras et al. 2022.
----             0.002, 80, 7, -1.2, 1.2
----@param opts? { sigma_min: number, sigma_max: number, rho: number, p_mean: number, p_std: number }
+---@param opts? { sigma_min: number, sigma_max: number, rho: number, p_mean: number, p_std: number } 0.002, 80, 7, -1.2, 1.2
 ---@return hd.schedule.Karras
 function hd.schedule.karras(opts) end
 

@@ -57,7 +57,7 @@ function context.predict(models, level, z, time, levels, augmented)
   local seen = context.gather(level, levels, x)
   local cond, channels = { context = seen }, x:size(2)
   if models.share then
-    if models.context_in > 0 then cond.context = seen and padded(seen, models.context_in) or padded(x:narrow(2, 1, 1) * 0, models.context_in) end
+    if models.context_in > 0 then cond.context = padded(seen or x:narrow(2, 1, 1) * 0, models.context_in) end
     cond.labels = level_labels(level, x:size(1))
     x = padded(x, models.channels_in)
   end

@@ -58,7 +58,8 @@ end
 return function(Hierarchy, opts)
   local o = check.options("hierarchy.images", opts, {
     { "size", "integer", 32 }, { "steps", "integer", 2 }, { "regime", Hierarchy.regimes, "cascade" },
-    { "schedule", "table" }, { "predict", "string", "edm" }, { "t_aug", "number", 0.3 }, { "t_aug_sample", "number", 0.1 },
+    { "schedule", "table" }, { "predict", "string", "edm" }, { "t_aug", "number", 0.3 },
+    { "t_aug_sample", "number", 0.1 },
   })
   local unit = 2 ^ o.steps // 1
   if o.steps < 1 or o.size < unit or o.size % unit ~= 0 then
@@ -73,7 +74,8 @@ return function(Hierarchy, opts)
     name = "images", split = split, join = join, shape = { 3, o.size, o.size }, regime = o.regime, range = { -1, 1 },
     t_aug = o.t_aug, t_aug_sample = o.t_aug_sample,
     levels = {
-      level("shapes", {}), level("colours", {}), level("textures", { frame = o.steps > 1 and texture_frame(o.steps) or nil }),
+      level("shapes", {}), level("colours", {}),
+      level("textures", { frame = o.steps > 1 and texture_frame(o.steps) or nil }),
     },
   }
 end

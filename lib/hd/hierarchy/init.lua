@@ -68,7 +68,9 @@ local function read_levels(list)
     if level.kind == "mask" and not level.vocab then
       check.fail("hierarchy.new", "level '%s' is of kind mask and needs vocab, the number of tokens", level.name)
     end
-    if level.steps < 1 then check.fail("hierarchy.new", "level '%s': steps is wrong: got %d", level.name, level.steps) end
+    if level.steps < 1 then
+      check.fail("hierarchy.new", "level '%s': steps is wrong: got %d", level.name, level.steps)
+    end
     seen[level.name] = true
     -- p_mean of EDM moved by ln 2, since levels have standard deviation 1 and not 0.5
     level.schedule = level.schedule or schedule.karras { p_mean = -1.2 + math.log(2) }
@@ -85,12 +87,13 @@ end
 --- the network sees (default all of them); steps (18) and sampler (hd.sampler.heun); weight in the loss (1); frame
 --- { to =, from = }, an isometry into the coordinates in which the network works and its adjoint.
 ---@param opts table  name, split, join, levels, shape (of one x), regime ("cascade"), t_aug (largest noise put on the
----                   context in training, 0.3), t_aug_sample (the noise put on it in sampling, 0), range ({low, high} of
----                   x, to which denoised results are limited once all levels are there)
+---                   context in training, 0.3), t_aug_sample (the noise put on it in sampling, 0), range ({low, high}
+---                   of x, to which denoised results are limited once all levels are there)
 ---@return hd.hierarchy.Hierarchy
 function Hierarchy:init(opts)
   local o = check.options("hierarchy.new", opts, {
-    { "name", "string", "hierarchy" }, { "split", "callable", required = true }, { "join", "callable", required = true },
+    { "name", "string", "hierarchy" }, { "split", "callable", required = true },
+    { "join", "callable", required = true },
     { "levels", "table", required = true }, { "shape", "table" }, { "regime", Hierarchy.regimes, "cascade" },
     { "t_aug", "number", 0.3 }, { "t_aug_sample", "number", 0 }, { "range", "table" },
   })
@@ -138,7 +141,8 @@ function Hierarchy:split(x)
   local z = self.split_fn(x)
   for _, level in ipairs(self.levels) do
     if not check.is_tensor(z[level.name]) then
-      check.fail("hierarchy:split", "split gave %s for level '%s', expected a tensor", check.show(z[level.name]), level.name)
+      check.fail("hierarchy:split", "split gave %s for level '%s', expected a tensor", check.show(z[level.name]),
+        level.name)
     end
   end
   remember_shapes(self, x, z)
@@ -172,12 +176,15 @@ function Hierarchy:check(data)
   end
   if x:dtype():sub(1, 1) ~= "f" then
     local wrong = x:ne(back):sum():item()
-    if wrong > 0 then check.fail("hierarchy:check", "join(split(x)) differs from x in %d of %d elements", wrong, x:numel()) end
+    if wrong > 0 then
+      check.fail("hierarchy:check", "join(split(x)) differs from x in %d of %d elements", wrong, x:numel())
+    end
     return 0.0
   end
   local difference = (back - x):norm():item() / math.max(x:norm():item(), 1e-30)
   if not (difference <= 1e-5) then
-    check.fail("hierarchy:check", "join(split(x)) is not x: relative difference %.3g, expected at most 1e-5", difference)
+    check.fail("hierarchy:check", "join(split(x)) is not x: relative difference %.3g, expected at most 1e-5",
+      difference)
   end
   return difference
 end

@@ -87,9 +87,9 @@ end
 
 return function(Hierarchy)
   --- Make the networks.
-  ---@param opts? table  net: "auto" (a U-Net for numbers, a transformer for tokens), "unet", "transformer" or a function
-  ---  (spec, opts) -> layer; width (64) and depth (blocks per level, 1; of a transformer 2); regime (the hierarchy's);
-  ---  share: one network that is told the level (false)
+  ---@param opts? table  net: "auto" (a U-Net for numbers, a transformer for tokens), "unet", "transformer" or a
+  ---  function (spec, opts) -> layer; width (64) and depth (blocks per level, 1; of a transformer 2); regime (the
+  ---  hierarchy's); share: one network that is told the level (false)
   ---@return hd.hierarchy.Models
   function Hierarchy:models(opts)
     local o = check.options("models", opts, {
@@ -124,7 +124,8 @@ return function(Hierarchy)
   -- Width and depth of one network: a number for all, or { name = number }.
   function Hierarchy:net_options(o, name, spec)
     local width = type(o.width) == "table" and (o.width[name] or 64) or o.width
-    return { net = o.net, width = check.arg("models", "width", width, "integer"), depth = o.depth or (spec.vocab and 2 or 1) }
+    width = check.arg("models", "width", width, "integer")
+    return { net = o.net, width = width, depth = o.depth or (spec.vocab and 2 or 1) }
   end
 
   Hierarchy.Models = Models

@@ -1,7 +1,7 @@
 -- hd/hierarchy/sample.lua: drawing from a hierarchy.
--- One clock per level: a stage names the level (or levels) whose clock runs, in sigmas from noise to 0; the others stand
--- still, coarser levels finished (or held), finer ones as noise at their schedule's top. The regime only says which
--- stages there are. Sample i has noise of its own, told by (seed, level, i), so it does not depend on the batch.
+-- One clock per level: a stage names the level (or levels) whose clock runs, in sigmas from noise to 0; the others
+-- stand still, coarser levels finished (or held), finer ones as noise at their schedule's top. The regime only says
+-- which stages there are. Sample i has noise of its own, told by (seed, level, i), so it does not depend on the batch.
 
 local check = require "hd.check"
 local core = require "hd.core"
@@ -40,7 +40,8 @@ local function surroundings(self, state, level, o)
     if other.index < level.index then
       sigmas[other.name] = o.t_aug
       if o.t_aug > 0 and other.kind == "gaussian" then
-        z = z + draw(o, 1000 * level.index + other.index, z:size(1), table.move(z:shape(), 2, z:dim(), 1, {})) * o.t_aug
+        local shape = table.move(z:shape(), 2, z:dim(), 1, {})
+        z = z + draw(o, 1000 * level.index + other.index, z:size(1), shape) * o.t_aug
       end
     elseif other.index > level.index and other.kind == "gaussian" then
       sigmas[other.name] = other.schedule:level(other.schedule.t_max)
@@ -144,7 +145,7 @@ local function sample_level(self, models, level, state, o)
 end
 
 -- All levels run on one clock, each with its stand-in for a network: the levels become one flat vector for the sampler.
-local function sample_together(self, levels, state, o)
+local function sample_together(levels, state, o)
   local n = state[levels[1].name]:size(1)
   local function pack(z)
     local parts = {}
@@ -165,13 +166,15 @@ local function sample_together(self, levels, state, o)
     for _, level in ipairs(levels) do sigmas[level.name] = sigma end
     for _, level in ipairs(levels) do
       local stand_in = o.denoise[level.name]
-        or check.fail("H:sample", "denoise has no function for level '%s': the flat regime needs all or none", level.name)
+        or check.fail("H:sample", "denoise has no function for level '%s': the flat regime needs all or none",
+          level.name)
       out[level.name] = stand_in(z[level.name], sigmas, z)
     end
     return pack(out)
   end
   local first = levels[1]
-  return unpack_levels(run_sampler(first, denoise, pack(state), first.schedule:sigmas { steps = steps_of(o, first) }, o))
+  local sigmas = first.schedule:sigmas { steps = steps_of(o, first) }
+  return unpack_levels(run_sampler(first, denoise, pack(state), sigmas, o))
 end
 
 -- The unsplit x from one network, in the flat regime.
@@ -184,7 +187,8 @@ local function sample_flat(self, models, n, o)
   if self.range and o.clip and not stand_in then
     local estimate = denoise
     denoise = function(x, sigma)
-      return self:standardise("flat", self:unstandardise("flat", estimate(x, sigma)):clamp(self.range[1], self.range[2]))
+      local pixels = self:unstandardise("flat", estimate(x, sigma))
+      return self:standardise("flat", pixels:clamp(self.range[1], self.range[2]))
     end
   end
   local sigmas = level.schedule:sigmas { steps = steps_of(o, level) }
@@ -192,7 +196,7 @@ local function sample_flat(self, models, n, o)
   return self:unstandardise("flat", x)
 end
 
--- Start -----------------------------------------------------------------------------------------------------------------
+-- Start ------------------------------------------------------------------------------------------------------------
 
 -- Every level as noise (or masks), or held at the value given.
 local function initial_state(self, n, o)
@@ -273,8 +277,8 @@ return function(Hierarchy)
   --- Draw n samples, without gradients.
   ---@param models hd.hierarchy.Models?  nil where `denoise` stands for every network
   ---@param n integer
-  ---@param opts? table  seed (0); regime (the models'); steps: a number, or { name = number }; hold: { name = z } in the
-  ---  data's units, kept as they are; stop_after: a level's name, finer ones stay at their mean; all: also give
+  ---@param opts? table  seed (0); regime (the models'); steps: a number, or { name = number }; hold: { name = z }
+  ---  in the data's units, kept as they are; stop_after: a level's name, finer ones stay at their mean; all: also give
   ---  { name = picture }; on_level: function (name, z) after each level; on_step: as of samplers, with `level`;
   ---  noise: { name = z } of unit variance instead of the draw, its type rules; denoise: { name = function (z, sigmas,
   ---  levels) -> x0 } instead of a network, in standardised coordinates; t_aug: noise on the context; clip (true): hold
@@ -305,7 +309,7 @@ return function(Hierarchy)
     local z = {}
     for _, levels in ipairs(stages(self, o)) do
       if #levels > 1 then
-        state = sample_together(self, levels, state, o)
+        state = sample_together(levels, state, o)
       elseif not o.hold[levels[1].name] then
         state[levels[1].name] = sample_level(self, models, levels[1], state, o)
       end

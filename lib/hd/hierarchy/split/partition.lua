@@ -30,7 +30,8 @@ return function(sets)
   end
   for i, position in ipairs(order) do place[position] = i end
   if #place ~= length then
-    check.fail("hierarchy.partition", "positions 1 to %d are not all covered: position %d is missing", length, #place + 1)
+    check.fail("hierarchy.partition", "positions 1 to %d are not all covered: position %d is missing", length,
+      #place + 1)
   end
   local function index(list) return core.keep(core.tensor(list, { dtype = "i64" })) end
   local index_of, place_index = {}, index(place)
