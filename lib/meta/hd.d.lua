@@ -370,7 +370,7 @@ function hd.hierarchy.Hierarchy:pictures(x) end
 --- Draw n samples, without gradients.
 ---@param models hd.hierarchy.Models?  nil where `denoise` stands for every network
 ---@param n integer
----@param opts? table  seed (0); regime (the models'); steps: a number, or { name = number }; hold: { name = z } in the data's units, kept as they are; stop_after: a level's name, finer ones stay at their mean; all: also give { name = picture }; on_level: function (name, z) after each level; on_step: as of samplers, with `level`; noise: { name = z } of unit variance instead of the draw, its type rules; denoise: { name = function (z, sigmas, levels) -> x0 } instead of a network, in standardised coordinates; t_aug: noise on the context; clip (true): hold estimates to the data's range; sampler (the level's, else hd.sampler.heun)
+---@param opts? table  seed (0); regime (the models'); steps: a number, or { name = number }; hold: { name = z } in the data's units, kept as they are; stop_after: a level's name, finer ones stay at their mean; all: also give { name = picture }; on_level: function (name, z) after each level; on_step: as of samplers, with `level`; noise: { name = z } of unit variance instead of the draw, its type rules; denoise: { name = function (z, sigmas, levels) -> x0 } instead of a network, in standardised coordinates; t_aug: noise on the context; clip (true): hold estimates to the data's range; sampler (the level's, else hd.sampler.heun); first: the number of the first sample (1); batch: how many are drawn at once (64), which changes nothing but the memory needed
 ---@return hd.Tensor x
 ---@return table<string, hd.Tensor>? pictures
 function hd.hierarchy.Hierarchy:sample(models, n, opts) end
@@ -1270,7 +1270,7 @@ function hd.run.Run:log(entry) end
 ---@return integer steps
 function hd.run.Run:plan(minutes, measure, opts) end
 
---- Show pictures in the preview window alone; opens it where `--view` and the display allow it.
+--- Show pictures in the preview window alone.
 ---@param x hd.Tensor  [n,c,h,w] in [-1,1]
 ---@param levels? table<string, hd.Tensor>  pictures of the levels, as from H:sample with all = true
 ---@return boolean open  is there a window?
@@ -1311,6 +1311,10 @@ function hd.run.Run:steps(batches, n, opts) end
 --- `H:sample(models, 16, { on_step = run:watch() })`. The step at hand then counts as done.
 ---@return function
 function hd.run.Run:watch() end
+
+--- The preview window, opened when first asked for where `--view` and the display allow it.
+---@return hd.Preview? window  nil where there is none, or not any more
+function hd.run.Run:window() end
 
 --- Open a run: make its folder, or find the checkpoint to go on from.
 --- Without `resume` an earlier run in the folder is moved to OUT.1 (OUT.2 …). With it, the run goes on from the last
