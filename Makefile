@@ -22,7 +22,7 @@ GOALS   := $(or $(MAKECMDGOALS),all)
 # The set-up comes before everything that looks for compilers and libraries.
 ifeq ($(SETUP),yes)
 ifneq (,$(filter-out help clean uninstall,$(GOALS)))
-ifneq (ok,$(shell sh scripts/setup.sh $(if $(filter test% lint% format,$(GOALS)),test) >&2 && echo ok))
+ifneq (ok,$(shell sh scripts/setup.sh $(if $(filter test% lint% format fuzz,$(GOALS)),test) >&2 && echo ok))
 $(error the set-up failed)
 endif
 endif
