@@ -37,7 +37,7 @@ local function padded(x, channels)
   if missing == 0 then return x end
   local shape = x:shape()
   shape[2] = missing
-  return core.op.cat({ x, core.zeros(shape) }, 2)
+  return core.op.cat({ x, core.zeros(shape, { dtype = x:dtype() }) }, 2)
 end
 
 local function level_labels(level, n) return core.full({ n }, level.index, { dtype = "i64" }) end
@@ -55,13 +55,16 @@ function context.predict(models, level, z, time, levels, augmented)
   local frame = level.frame
   local x = frame and frame.to(z) or z
   local seen = context.gather(level, levels, x)
-  local cond, channels = { context = seen }, x:size(2)
+  local cond, channels, told = { context = seen }, x:size(2), time
+  if seen then told = { time, augmented } end
   if models.share then
-    if models.context_in > 0 then cond.context = padded(seen or x:narrow(2, 1, 1) * 0, models.context_in) end
     cond.labels = level_labels(level, x:size(1))
+    if models.context_in > 0 then
+      cond.context = padded(seen or x:narrow(2, 1, 1) * 0, models.context_in)
+      told = { time, seen and augmented or 0 }
+    end
     x = padded(x, models.channels_in)
   end
-  local told = (seen or (models.share and models.context_in > 0)) and { time, augmented } or time
   local y = models:net(level.name)(x, told, cond)
   if models.share then y = y:narrow(2, 1, channels) end
   return frame and frame.from(y) or y

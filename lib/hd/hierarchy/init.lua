@@ -10,7 +10,7 @@
 --     local loss, parts = H:loss(models, x)
 --     local x = H:sample(models, 16, { seed = 1 })
 --
--- Calls: hierarchy/stats, models, train, sample. Called by: users.
+-- Calls: hierarchy/stats, models, train, sample, images; hierarchy/split. Called by: users.
 
 local class = require "hd.class"
 local check = require "hd.check"
@@ -42,18 +42,23 @@ local LEVEL_OPTIONS = {
   { "vocab", "integer" }, { "frame", "table" }, { "sampler", "callable" },
 }
 
--- The context of level i: the names given, or all coarser levels. In a cascade nothing finer exists yet.
+-- Names that mean something else: the unsplit x, and fields of the models.
+local RESERVED = { flat = true, shared = true, share = true, regime = true, channels_in = true, context_in = true }
+
+-- The context of level i: the names given, or all coarser levels of its kind. In a cascade nothing finer exists yet.
 local function context_of(levels, i, wanted)
   local names, coarser = {}, {}
   for k = 1, i - 1 do
-    names[k] = levels[k].name
-    coarser[levels[k].name] = true
+    if levels[k].kind == levels[i].kind then
+      names[#names + 1] = levels[k].name
+      coarser[levels[k].name] = true
+    end
   end
   if not wanted then return names end
   for _, name in ipairs(wanted) do
     if not coarser[name] then
-      check.fail("hierarchy.new", "level '%s' has '%s' as context: expected coarser levels only (%s)", levels[i].name,
-        tostring(name), #names > 0 and table.concat(names, ", ") or "it is the coarsest")
+      check.fail("hierarchy.new", "level '%s' has '%s' as context: expected coarser levels of its kind only (%s)",
+        levels[i].name, tostring(name), #names > 0 and table.concat(names, ", ") or "there are none")
     end
   end
   return table.move(wanted, 1, #wanted, 1, {})
@@ -65,11 +70,12 @@ local function read_levels(list)
   for i, entry in ipairs(list) do
     local level = check.options(("hierarchy.new: level %d"):format(i), entry, LEVEL_OPTIONS)
     if seen[level.name] then check.fail("hierarchy.new", "two levels have the name '%s'", level.name) end
+    if RESERVED[level.name] then check.fail("hierarchy.new", "the name '%s' is taken: use another", level.name) end
     if level.kind == "mask" and not level.vocab then
       check.fail("hierarchy.new", "level '%s' is of kind mask and needs vocab, the number of tokens", level.name)
     end
     if level.steps < 1 then
-      check.fail("hierarchy.new", "level '%s': steps is wrong: got %d", level.name, level.steps)
+      check.fail("hierarchy.new", "level '%s': steps is wrong: got %d, expected at least 1", level.name, level.steps)
     end
     seen[level.name] = true
     -- p_mean of EDM moved by ln 2, since levels have standard deviation 1 and not 0.5
@@ -86,16 +92,16 @@ end
 --- or "mask" (tokens 1 to `vocab`); schedule (default EDM's); predict (default "edm"); context, the coarser levels that
 --- the network sees (default all of them); steps (18) and sampler (hd.sampler.heun); weight in the loss (1); frame
 --- { to =, from = }, an isometry into the coordinates in which the network works and its adjoint.
----@param opts table  name, split, join, levels, shape (of one x), regime ("cascade"), t_aug (largest noise put on the
----                   context in training, 0.3), t_aug_sample (the noise put on it in sampling, 0), range ({low, high}
----                   of x, to which denoised results are limited once all levels are there)
+---@param opts table  name, split, join, levels, shape (of one x), regime ("cascade" or "flat"), t_aug (largest noise
+---  put on the context in training, 0.3), t_aug_sample (the noise put on it in sampling, 0), range ({ low, high } of x,
+---  to which denoised results are limited once all levels are there)
 ---@return hd.hierarchy.Hierarchy
 function Hierarchy:init(opts)
   local o = check.options("hierarchy.new", opts, {
     { "name", "string", "hierarchy" }, { "split", "callable", required = true },
-    { "join", "callable", required = true },
-    { "levels", "table", required = true }, { "shape", "table" }, { "regime", Hierarchy.regimes, "cascade" },
-    { "t_aug", "number", 0.3 }, { "t_aug_sample", "number", 0 }, { "range", "table" },
+    { "join", "callable", required = true }, { "levels", "table", required = true }, { "shape", "table" },
+    { "regime", Hierarchy.regimes, "cascade" }, { "t_aug", "number", 0.3 }, { "t_aug_sample", "number", 0 },
+    { "range", "table" },
   })
   self.name, self.split_fn, self.join_fn, self.regime, self.range = o.name, o.split, o.join, o.regime, o.range
   self.t_aug, self.t_aug_sample = o.t_aug, o.t_aug_sample
@@ -120,9 +126,27 @@ end
 function Hierarchy:level(name)
   local level = self.by_name[name]
   if level then return level end
+  local known = check.suggestion(name, self:level_names())
+  return check.fail("hierarchy", "there is no level %s. %s", check.show(name), known)
+end
+
+--- The levels' names, coarse to fine.
+---@return string[]
+function Hierarchy:level_names()
   local names = {}
-  for i, l in ipairs(self.levels) do names[i] = l.name end
-  check.fail("hierarchy", "there is no level %s", check.suggestion(tostring(name), names))
+  for i, level in ipairs(self.levels) do names[i] = level.name end
+  return names
+end
+
+-- The keys of a table that is told by level, sorted: levels, or "flat" for the unsplit x; another is an error.
+function Hierarchy:names_in(t)
+  local names = {}
+  for name in next, t do names[#names + 1] = tostring(name) end -- order free: sorted below
+  table.sort(names)
+  for _, name in ipairs(names) do
+    if name ~= "flat" then self:level(name) end
+  end
+  return names
 end
 
 -- Remember the shapes of x and of the levels; they stay what they were first.
@@ -138,13 +162,14 @@ end
 ---@param x hd.Tensor  [n, ...]
 ---@return table<string, hd.Tensor>
 function Hierarchy:split(x)
-  local z = self.split_fn(x)
+  local z = check.arg("hierarchy:split", "what split gave", self.split_fn(x), "table")
   for _, level in ipairs(self.levels) do
     if not check.is_tensor(z[level.name]) then
       check.fail("hierarchy:split", "split gave %s for level '%s', expected a tensor", check.show(z[level.name]),
         level.name)
     end
   end
+  if #self:names_in(z) > #self.levels then check.fail("hierarchy:split", "split gave 'flat', which is no level") end
   remember_shapes(self, x, z)
   return z
 end
@@ -152,11 +177,19 @@ end
 --- Join levels into a batch.
 ---@param z table<string, hd.Tensor>
 ---@return hd.Tensor
-function Hierarchy:join(z) return self.join_fn(z) end
+function Hierarchy:join(z)
+  for _, level in ipairs(self.levels) do
+    check.arg("hierarchy:join", ("level '%s'"):format(level.name), z[level.name], "tensor")
+  end
+  return self.join_fn(z)
+end
 
 -- A batch of tensors from a data set, or a tensor as it is.
 local function batch_of(data, n)
   if check.is_tensor(data) then return data:size(1) > n and data:narrow(1, 1, n) or data end
+  if type(data) ~= "table" or not check.is_tensor(data.x) then
+    check.fail("hierarchy", "data is wrong: got %s, expected a tensor or a data set", check.show(data))
+  end
   if #data == 0 then check.fail("hierarchy", "the data set is empty") end
   return data.x:narrow(1, 1, math.min(n, #data)):to "f32" * (1 / 127.5) - 1
 end
@@ -182,7 +215,7 @@ function Hierarchy:check(data)
     return 0.0
   end
   local difference = (back - x):norm():item() / math.max(x:norm():item(), 1e-30)
-  if not (difference <= 1e-5) then
+  if difference > 1e-5 or difference ~= difference then
     check.fail("hierarchy:check", "join(split(x)) is not x: relative difference %.3g, expected at most 1e-5",
       difference)
   end

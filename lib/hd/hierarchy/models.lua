@@ -13,8 +13,14 @@ local Models = class("Models", nn.Module)
 
 --- The network of a level ("flat" in the flat regime).
 ---@param name string
+---@return hd.nn.Module
 function Models:net(name)
-  return self.shared or self[name]
+  local net = self[name]
+  if name ~= "flat" and self.shared then net = self.shared end
+  if not net then
+    check.fail("models", "there is no network for '%s': these models were made for the regime '%s'", name, self.regime)
+  end
+  return net
 end
 
 -- Shapes in the coordinates in which the network works.
@@ -35,21 +41,28 @@ local function spec_of(self, level)
   local shape = frame_shape(self, level)
   local context = 0
   for _, name in ipairs(level.context) do context = context + self.shapes[name][1] end
-  return { channels = shape[1], context = context, dims = #shape - 1, extent = shape[#shape] }
+  return { channels = shape[1], context = context, dims = #shape - 1, extents = table.move(shape, 2, #shape, 1, {}) }
 end
 
--- Channels of a U-Net's levels: halve the grid while it is larger than 4, three times at most.
-local function block_channels(extent, width)
-  local blocks, e = { width }, extent
-  while e >= 8 and e % 2 == 0 and #blocks < 3 do
-    blocks[#blocks + 1] = 2 * width
-    e = e // 2
-  end
+-- Channels of a U-Net's levels: halve the grid while it is larger than 4 and even, three levels at most.
+local function block_channels(extents, width)
+  local blocks, factor, largest, even = { width }, 1, 0, true
+  repeat
+    for _, e in ipairs(extents) do
+      largest = math.max(largest, e)
+      even = even and e % (2 * factor) == 0
+    end
+    local halve = even and largest >= 8 * factor and #blocks < 3
+    if halve then
+      blocks[#blocks + 1] = 2 * width
+      factor = 2 * factor
+    end
+  until not halve
   return blocks
 end
 
 local function make_unet(spec, o)
-  local blocks = block_channels(spec.extent, o.width)
+  local blocks = block_channels(spec.extents, o.width)
   local types, dims = {}, spec.dims .. "D"
   for i = 1, #blocks do types[i] = "DownBlock" .. dims end
   return nn.UNet {
@@ -74,14 +87,23 @@ local function make_net(spec, o)
   return make_unet(spec, o)
 end
 
+-- Width and depth of one network: a number for all, or { name = number }.
+local function net_options(o, name, spec)
+  local width = type(o.width) == "table" and (o.width[name] or 64) or o.width
+  check.arg("models", "width", width, "integer")
+  return { net = o.net, width = width, depth = o.depth or (spec.vocab and 2 or 1) }
+end
+
 -- One network for all levels takes the most channels that any of them has; the rest is filled with zeros.
 local function shared_spec(specs)
-  local shared = { levels = #specs }
+  local shared, extents = { levels = #specs }, {}
   for _, spec in ipairs(specs) do
-    for _, key in ipairs { "channels", "context", "dims", "extent", "vocab", "length" } do
+    for _, key in ipairs { "channels", "context", "dims", "vocab", "length" } do
       if spec[key] then shared[key] = math.max(shared[key] or 0, spec[key]) end
     end
+    for _, e in ipairs(spec.extents or {}) do extents[#extents + 1] = e end
   end
+  if #extents > 0 then shared.extents = extents end
   return shared
 end
 
@@ -102,8 +124,12 @@ return function(Hierarchy)
     local models = Models()
     models.regime = o.regime
     if o.regime == "flat" then
-      local spec = { channels = self.shape[1], context = 0, dims = #self.shape - 1, extent = self.shape[#self.shape] }
-      models.flat = make_net(spec, self:net_options(o, "flat", spec))
+      self:flat_level()
+      local shape = self.shape
+      local spec = {
+        channels = shape[1], context = 0, dims = #shape - 1, extents = table.move(shape, 2, #shape, 1, {}),
+      }
+      models.flat = make_net(spec, net_options(o, "flat", spec))
       return models
     end
     local specs = {}
@@ -111,21 +137,14 @@ return function(Hierarchy)
     if o.share then
       models.share = true
       local spec = shared_spec(specs)
-      models.shared = make_net(spec, self:net_options(o, "shared", spec))
+      models.shared = make_net(spec, net_options(o, "shared", spec))
       models.channels_in, models.context_in = spec.channels, spec.context
       return models
     end
     for i, level in ipairs(self.levels) do
-      models[level.name] = make_net(specs[i], self:net_options(o, level.name, specs[i]))
+      models[level.name] = make_net(specs[i], net_options(o, level.name, specs[i]))
     end
     return models
-  end
-
-  -- Width and depth of one network: a number for all, or { name = number }.
-  function Hierarchy:net_options(o, name, spec)
-    local width = type(o.width) == "table" and (o.width[name] or 64) or o.width
-    width = check.arg("models", "width", width, "integer")
-    return { net = o.net, width = width, depth = o.depth or (spec.vocab and 2 or 1) }
   end
 
   Hierarchy.Models = Models

@@ -1,11 +1,14 @@
 -- hd/hierarchy/sample.lua: drawing from a hierarchy.
 -- One clock per level: a stage names the level (or levels) whose clock runs, in sigmas from noise to 0; the others
--- stand still, coarser levels finished (or held), finer ones as noise at their schedule's top. The regime only says
--- which stages there are. Sample i has noise of its own, told by (seed, level, i), so it does not depend on the batch.
+-- stand still, coarser levels finished, finer ones as noise at their schedule's top, held ones at their value. The
+-- regime only says which stages there are.
+-- Calls: hierarchy/context, draw, tokens; hd.sampler. Called by: users, as H:sample.
 
 local check = require "hd.check"
 local core = require "hd.core"
 local context = require "hd.hierarchy.context"
+local draw = require "hd.hierarchy.draw"
+local tokens = require "hd.hierarchy.tokens"
 local prediction = require "hd.schedule.prediction"
 local sampler = require "hd.sampler"
 
@@ -16,106 +19,99 @@ local OPTIONS = {
   { "sampler", "callable" }, { "first", "integer", 1 }, { "batch", "integer", 64 },
 }
 
--- Noise of unit variance for n samples of one level, each from its own stream.
-local function draw(o, index, n, shape)
-  local parts = {}
-  for i = 1, n do
-    parts[i] = core.randn({ 1, table.unpack(shape) }, { rng = core.rng(o.seed, index):fork(o.first + i - 1) })
-  end
-  return n == 1 and parts[1] or core.op.cat(parts, 1)
-end
-
 local function steps_of(o, level)
-  if type(o.steps) == "table" then return o.steps[level.name] or level.steps end
-  return o.steps or level.steps
+  local steps = type(o.steps) == "table" and o.steps[level.name] or o.steps
+  return type(steps) == "number" and steps or level.steps
 end
 
--- Gaussian levels --------------------------------------------------------------------------------------------------
+-- The shape of one z (or of one x for "flat").
+local function shape_of(self, name)
+  if not self.shapes then
+    check.fail("H:sample", "the shapes of the levels are not known yet: call H:check(data) or H:fit_stats(data) before")
+  end
+  return name == "flat" and self.shape or self.shapes[name]
+end
 
--- Coarser levels with the noise that sampling puts on them, fixed for the stage; and the sigma of every level.
+-- What a network sees ----------------------------------------------------------------------------------------------
+
+-- A coarser level with the noise that sampling puts on it.
+local function augmented(level, other, z, o)
+  if o.t_aug <= 0 then return z end
+  local generators = draw.generators(o, 1000 * level.index + other.index, z:size(1))
+  if other.kind == "mask" then return tokens.hide(other, z, o.t_aug, generators) end
+  return z + draw.normal(generators, table.move(z:shape(), 2, z:dim(), 1, {})) * o.t_aug
+end
+
+-- The noise that a level starts from: sigma, or the share of masks.
+local function top_of(level)
+  return level.kind == "mask" and 1.0 or level.schedule:level(level.schedule.t_max)
+end
+
+-- All levels as they stand while one runs, and the sigma of each; the same for the whole stage.
 local function surroundings(self, state, level, o)
   local seen, sigmas = {}, {}
   for _, other in ipairs(self.levels) do
-    local z = state[other.name]
+    local name = other.name
+    seen[name], sigmas[name] = state[name], o.hold[name] and 0.0 or top_of(other)
     if other.index < level.index then
-      sigmas[other.name] = o.t_aug
-      if o.t_aug > 0 and other.kind == "gaussian" then
-        local shape = table.move(z:shape(), 2, z:dim(), 1, {})
-        z = z + draw(o, 1000 * level.index + other.index, z:size(1), shape) * o.t_aug
-      end
-    elseif other.index > level.index and other.kind == "gaussian" then
-      sigmas[other.name] = other.schedule:level(other.schedule.t_max)
+      seen[name], sigmas[name] = augmented(level, other, state[name], o), o.t_aug
     end
-    seen[other.name] = z
   end
   return seen, sigmas
 end
 
+-- A function that was given instead of a network, as samplers call it.
+local function stand_in(fn, level, seen, sigmas)
+  return function(z, sigma)
+    local levels, now = {}, {}
+    for name, other in next, seen do levels[name], now[name] = other, sigmas[name] end -- order free: separate keys
+    levels[level.name], now[level.name] = z, sigma
+    return fn(z, now, levels)
+  end
+end
+
+local function need_models(models, level)
+  if not models then
+    check.fail("H:sample", "level '%s' has neither a network nor a function in denoise", level.name)
+  end
+end
+
 -- The network's estimate of a level as a function of samplers.
 local function network_denoiser(models, level, seen, o)
+  need_models(models, level)
   return prediction.denoiser(function(x, time)
     return context.predict(models, level, x, time, seen, 1000 * o.t_aug)
   end, { schedule = level.schedule, predict = level.predict, sigma_data = 1 })
 end
 
 -- Once all levels are there, an estimate can be held to the range that the data have: join, clamp, split again.
-local function limited(self, level, state, o)
-  local range = self.range
-  if not (range and o.clip and level.index == #self.levels) then return nil end
-  return function(x0)
-    local z = {}
+local function limited(self, level, state, estimate)
+  return function(noisy, sigma)
+    local z, x0 = {}, estimate(noisy, sigma)
     for _, other in ipairs(self.levels) do
       z[other.name] = self:unstandardise(other.name, other == level and x0 or state[other.name])
     end
-    local x = self:join(z):clamp(range[1], range[2])
+    local x = self:join(z):clamp(self.range[1], self.range[2])
     return self:standardise(level.name, self:split(x)[level.name])
   end
 end
 
 local function gaussian_denoiser(self, models, level, state, o)
   local seen, sigmas = surroundings(self, state, level, o)
-  local stand_in = o.denoise[level.name]
-  if stand_in then
-    return function(z, sigma)
-      local all, now = {}, {}
-      for _, other in ipairs(self.levels) do
-        all[other.name], now[other.name] = seen[other.name], sigmas[other.name]
-      end
-      all[level.name], now[level.name] = z, sigma
-      return stand_in(z, now, all)
-    end
-  end
-  local estimate, limit = network_denoiser(models, level, seen, o), limited(self, level, state, o)
-  if not limit then return estimate end
-  return function(z, sigma) return limit(estimate(z, sigma)) end
+  if o.denoise[level.name] then return stand_in(o.denoise[level.name], level, seen, sigmas) end
+  local estimate = network_denoiser(models, level, seen, o)
+  if self.range and o.clip and level.index == #self.levels then return limited(self, level, state, estimate) end
+  return estimate
 end
 
--- Mask levels ------------------------------------------------------------------------------------------------------
-
--- Tokens drawn from logits [n, t, v] by the Gumbel-max trick.
-local function draw_tokens(logits, rng)
-  local u = core.rand(logits:shape(), { rng = rng }):clamp(1e-9, 1)
-  return (logits - (-(u:log())):log()):argmax(3)
+local function token_estimate(self, models, level, state, o)
+  local seen, sigmas = surroundings(self, state, level, o)
+  if o.denoise[level.name] then return stand_in(o.denoise[level.name], level, seen, sigmas) end
+  need_models(models, level)
+  return function(z, t) return context.logits(models, level, z, core.full({ z:size(1) }, 1000 * t), seen) end
 end
 
--- Ancestral sampling: from all masked at t = 1, each mask is lifted with chance (t - s) / t in the step from t to s.
-local function sample_tokens(self, models, level, state, o)
-  local z, mask = state[level.name], level.vocab + 1
-  local n, steps, seen = z:size(1), steps_of(o, level), surroundings(self, state, level, o)
-  local rng = core.rng(o.seed, 2000 + level.index):fork(o.first)
-  local stand_in = o.denoise[level.name]
-  for i = 1, steps do
-    local t, s = 1 - (i - 1) / steps, 1 - i / steps
-    local logits = stand_in and stand_in(z, { [level.name] = t }, seen)
-      or context.logits(models, level, z, core.full({ n }, 1000 * t), seen)
-    local lifted = core.rand(z:shape(), { rng = rng }):lt((t - s) / t):logical_and(z:eq(mask))
-    z = core.op.where(lifted, draw_tokens(logits, rng), z)
-    if o.on_step then o.on_step { level = level.name, i = i, x = z, sigma = t } end
-  end
-  return z
-end
-
--- Stages -------------------------------------------------------------------------------------------------------------
+-- Stages -----------------------------------------------------------------------------------------------------------
 
 -- The stages of a regime: lists of levels whose clocks run together.
 local function stages(self, o)
@@ -128,75 +124,90 @@ local function stages(self, o)
   return list
 end
 
-local function run_sampler(level, denoise, x, sigmas, o)
-  local run = o.sampler or level.sampler or sampler.heun
-  return run(denoise, x, sigmas, { on_step = o.on_step and function(step)
-    step.level = level.name
+local function observer(name, o)
+  return o.on_step and function(step)
+    step.level = name
     o.on_step(step)
-  end })
+  end
+end
+
+local function run_sampler(level, denoise, x, o)
+  local run = o.sampler or level.sampler or sampler.heun
+  local sigmas = level.schedule:sigmas { steps = steps_of(o, level) }
+  return run(denoise, x, sigmas, { rng = core.rng(o.seed, 1001 * level.index), on_step = observer(level.name, o) })
 end
 
 -- One level runs from noise to 0.
 local function sample_level(self, models, level, state, o)
-  if level.kind == "mask" then return sample_tokens(self, models, level, state, o) end
-  local denoise = gaussian_denoiser(self, models, level, state, o)
-  local sigmas = level.schedule:sigmas { steps = steps_of(o, level) }
-  return run_sampler(level, denoise, state[level.name], sigmas, o)
+  local z = state[level.name]
+  if level.kind == "mask" then
+    return tokens.sample(token_estimate(self, models, level, state, o), level, z, {
+      steps = steps_of(o, level), on_step = observer(level.name, o),
+      generators = draw.generators(o, 1001 * level.index, z:size(1)),
+    })
+  end
+  return run_sampler(level, gaussian_denoiser(self, models, level, state, o), z, o)
 end
 
--- All levels run on one clock, each with its stand-in for a network: the levels become one flat vector for the sampler.
-local function sample_together(levels, state, o)
+-- Levels as one vector [n, ...] for a sampler, and back.
+local function packing(levels, state)
   local n = state[levels[1].name]:size(1)
   local function pack(z)
     local parts = {}
     for i, level in ipairs(levels) do parts[i] = z[level.name]:reshape(n, -1) end
     return core.op.cat(parts, 2)
   end
-  local function unpack_levels(flat)
+  local function unpack(flat)
     local z, start = {}, 1
     for _, level in ipairs(levels) do
-      local size = state[level.name]:numel() // n
-      z[level.name] = flat:narrow(2, start, size):reshape(state[level.name]:shape())
+      local like = state[level.name]
+      local size = like:numel() // n
+      z[level.name] = flat:narrow(2, start, size):reshape(like:shape())
       start = start + size
     end
     return z
   end
-  local function denoise(flat, sigma)
-    local z, sigmas, out = unpack_levels(flat), {}, {}
-    for _, level in ipairs(levels) do sigmas[level.name] = sigma end
-    for _, level in ipairs(levels) do
-      local stand_in = o.denoise[level.name]
-        or check.fail("H:sample", "denoise has no function for level '%s': the flat regime needs all or none",
-          level.name)
-      out[level.name] = stand_in(z[level.name], sigmas, z)
+  return pack, unpack
+end
+
+-- All levels that are not held run on the flat regime's clock, each with its stand-in for a network.
+local function sample_together(self, state, o)
+  local running = {}
+  for _, level in ipairs(self.levels) do
+    if not o.hold[level.name] then running[#running + 1] = level end
+  end
+  if #running == 0 then return state end
+  local pack, unpack = packing(running, state)
+  local function denoise(vector, sigma)
+    local z, sigmas, out = unpack(vector), {}, {}
+    for _, level in ipairs(self.levels) do
+      sigmas[level.name] = o.hold[level.name] and 0.0 or sigma
+      z[level.name] = z[level.name] or state[level.name]
     end
+    for _, level in ipairs(running) do out[level.name] = o.denoise[level.name](z[level.name], sigmas, z) end
     return pack(out)
   end
-  local first = levels[1]
-  local sigmas = first.schedule:sigmas { steps = steps_of(o, first) }
-  return unpack_levels(run_sampler(first, denoise, pack(state), sigmas, o))
+  local z = unpack(run_sampler(self:flat_level(), denoise, pack(state), o))
+  for _, level in ipairs(running) do state[level.name] = z[level.name] end
+  return state
 end
 
--- The unsplit x from one network, in the flat regime.
+-- The unsplit x, from one network.
 local function sample_flat(self, models, n, o)
   local level = self:flat_level()
-  local noise = o.noise.flat or draw(o, 1, n, self.shape)
-  local stand_in = o.denoise.flat
-  local denoise = stand_in and function(x, sigma) return stand_in(x, { flat = sigma }, { flat = x }) end
-    or network_denoiser(models, level, {}, o)
-  if self.range and o.clip and not stand_in then
-    local estimate = denoise
+  local noise = o.noise.flat or draw.normal(draw.generators(o, 1, n), shape_of(self, "flat"))
+  local given = o.denoise.flat
+  local denoise = given and stand_in(given, level, {}, {}) or network_denoiser(models, level, {}, o)
+  if self.range and o.clip and not given then
+    local estimate, low, high = denoise, self.range[1], self.range[2]
     denoise = function(x, sigma)
-      local pixels = self:unstandardise("flat", estimate(x, sigma))
-      return self:standardise("flat", pixels:clamp(self.range[1], self.range[2]))
+      return self:standardise("flat", self:unstandardise("flat", estimate(x, sigma)):clamp(low, high))
     end
   end
-  local sigmas = level.schedule:sigmas { steps = steps_of(o, level) }
-  local x = run_sampler(level, denoise, noise * sigmas[1], sigmas, o)
-  return self:unstandardise("flat", x)
+  return self:unstandardise("flat", run_sampler(level, denoise, noise * top_of(level), o))
 end
 
--- Start ------------------------------------------------------------------------------------------------------------
+-- Start and end ------------------------------------------------------------------------------------------------------
 
 -- Every level as noise (or masks), or held at the value given.
 local function initial_state(self, n, o)
@@ -206,47 +217,117 @@ local function initial_state(self, n, o)
     if o.hold[name] then
       state[name] = self:standardise(name, o.hold[name])
     elseif level.kind == "mask" then
-      state[name] = core.full({ n, table.unpack(self.shapes[name]) }, level.vocab + 1, { dtype = "i64" })
+      state[name] = tokens.masks(level, n, shape_of(self, name)[1])
     else
-      local unit = o.noise[name] or draw(o, level.index, n, self.shapes[name])
-      state[name] = unit * level.schedule:level(level.schedule.t_max)
+      local unit = o.noise[name] or draw.normal(draw.generators(o, level.index, n), shape_of(self, name))
+      state[name] = unit * top_of(o.regime == "flat" and self.levels[1] or level)
     end
   end
   return state
 end
 
--- A level of standardised zeros: what stands for levels that were not drawn.
-local function blank(self, state, name)
-  return self:unstandardise(name, state[name] * 0)
+-- A level that is not there: all masks, or zeros.
+local function blank(level, z)
+  if level.kind == "mask" then return tokens.masks(level, z:size(1), z:size(2)) end
+  return core.zeros(z:shape(), { dtype = z:dtype() })
 end
 
--- Pictures of single levels: each joined with the others at 0.
+-- Pictures of single levels: each joined with the others at 0 (all masks).
 local function pictures(self, z)
   local out = {}
   for _, level in ipairs(self.levels) do
     local parts = {}
     for _, other in ipairs(self.levels) do
-      parts[other.name] = other == level and z[other.name] or z[other.name] * 0
+      parts[other.name] = other == level and z[other.name] or blank(other, z[other.name])
     end
     out[level.name] = self:join(parts)
   end
   return out
 end
 
-local function check_level_tables(self, o)
-  for _, key in ipairs { "hold", "noise", "denoise" } do
-    for name in next, o[key] do -- order free: every name is checked
-      if name ~= "flat" then self:level(name) end
+-- Run every stage; gives the levels in the data's units. Levels that were not drawn stay at their mean.
+local function run_stages(self, models, state, o)
+  local z = {}
+  for _, levels in ipairs(stages(self, o)) do
+    if o.regime == "flat" then
+      state = sample_together(self, state, o)
+    elseif not o.hold[levels[1].name] then
+      state[levels[1].name] = sample_level(self, models, levels[1], state, o)
+    end
+    for _, level in ipairs(levels) do
+      z[level.name] = o.hold[level.name] or self:unstandardise(level.name, state[level.name])
+      if o.on_level then o.on_level(level.name, z[level.name]) end
     end
   end
-  if o.stop_after then self:level(o.stop_after) end
-  check.one_of("H:sample", "regime", o.regime, self.regimes)
+  for _, level in ipairs(self.levels) do
+    local name = level.name
+    z[name] = z[name] or o.hold[name] or self:unstandardise(name, blank(level, state[name]))
+  end
+  return z
 end
 
+-- Options ------------------------------------------------------------------------------------------------------------
+
+-- Are levels themselves drawn in the flat regime (by the functions in denoise) rather than x by a network?
+local function by_levels(self, o)
+  local given, missing = false, nil
+  for _, level in ipairs(self.levels) do
+    local name = level.name
+    given = given or o.denoise[name] ~= nil or o.noise[name] ~= nil
+    if not (o.denoise[name] or o.hold[name]) then missing = missing or name end
+  end
+  if given and missing then
+    check.fail("H:sample", "level '%s' has no function in denoise: the flat regime needs one for each level or none",
+      missing)
+  end
+  return given
+end
+
+-- A tensor of n samples for level `name`.
+local function check_batch(self, key, name, z, n)
+  local shape = self.shapes and shape_of(self, name)
+  local expected = "[" .. n .. "," .. (shape and table.concat(shape, ",") or "...") .. "]"
+  local ok = check.is_tensor(z) and z:dim() > 1 and z:size(1) == n
+  if not ok or (shape and "[" .. table.concat(z:shape(), ",") .. "]" ~= expected) then
+    check.fail("H:sample", "%s.%s is wrong: got %s, expected %s", key, name, check.show(z), expected)
+  end
+end
+
+local function check_steps(where, steps)
+  if check.arg("H:sample", where, steps, "integer") < 1 then
+    check.fail("H:sample", "%s is wrong: got %d, expected at least 1", where, steps)
+  end
+end
+
+local function check_options(self, o, n)
+  if check.arg("H:sample", "n", n, "integer") < 1 then
+    check.fail("H:sample", "n is wrong: got %d, expected at least 1", n)
+  end
+  if o.batch < 1 then check.fail("H:sample", "batch is wrong: got %d, expected at least 1", o.batch) end
+  check.one_of("H:sample", "regime", o.regime, self.regimes)
+  for _, key in ipairs { "hold", "noise" } do
+    for _, name in ipairs(self:names_in(o[key])) do check_batch(self, key, name, o[key][name], n) end
+  end
+  for _, name in ipairs(self:names_in(o.denoise)) do
+    check.arg("H:sample", "denoise." .. name, o.denoise[name], "callable")
+  end
+  if type(o.steps) == "table" then
+    for _, name in ipairs(self:names_in(o.steps)) do check_steps("steps." .. name, o.steps[name]) end
+  elseif o.steps then
+    check_steps("steps", o.steps)
+  end
+  if o.stop_after then self:level(o.stop_after) end
+  if o.regime == "flat" and o.stop_after then
+    check.fail("H:sample", "stop_after is for regimes that draw level after level: the flat regime draws all at once")
+  end
+end
+
+-- Batches ------------------------------------------------------------------------------------------------------------
+
 -- Entries first to last of each tensor in a table.
-local function rows(tables, first, last)
+local function rows(tensors, first, last)
   local out = {}
-  for name, z in next, tables do out[name] = z:narrow(1, first, last - first + 1) end -- order free: separate keys
+  for name, z in next, tensors do out[name] = z:narrow(1, first, last - first + 1) end -- order free: separate keys
   return out
 end
 
@@ -277,13 +358,14 @@ return function(Hierarchy)
   --- Draw n samples, without gradients.
   ---@param models hd.hierarchy.Models?  nil where `denoise` stands for every network
   ---@param n integer
-  ---@param opts? table  seed (0); regime (the models'); steps: a number, or { name = number }; hold: { name = z }
-  ---  in the data's units, kept as they are; stop_after: a level's name, finer ones stay at their mean; all: also give
-  ---  { name = picture }; on_level: function (name, z) after each level; on_step: as of samplers, with `level`;
-  ---  noise: { name = z } of unit variance instead of the draw, its type rules; denoise: { name = function (z, sigmas,
-  ---  levels) -> x0 } instead of a network, in standardised coordinates; t_aug: noise on the context; clip (true): hold
-  ---  estimates to the data's range; sampler (the level's, else hd.sampler.heun); first: the number of the first sample
-  ---  (1); batch: how many are drawn at once (64), which changes nothing but the memory needed
+  ---@param opts? table  seed (0); regime (the models'); steps: a number, or { name = number }; hold: { name = z } in
+  ---  the data's units, kept as they are; stop_after: a level's name, finer ones stay at their mean (tokens masked);
+  ---  all: also give { name = picture }; on_level: function (name, z) after each level ("flat" where x is drawn whole);
+  ---  on_step: as of samplers, with `level`; noise: { name = z } of unit variance instead of the draw, its type rules;
+  ---  denoise: { name = function (z, sigmas, levels) -> x0 } instead of a network, in standardised coordinates (logits
+  ---  for tokens); t_aug: noise on the context; clip (true): hold estimates to the data's range; sampler (the level's,
+  ---  else hd.sampler.heun); first: the number of the first sample (1); batch: how many are drawn at once (64), which
+  ---  changes nothing but the memory needed. In the flat regime noise.flat and denoise.flat are for x, or all levels have their own.
   ---@return hd.Tensor x
   ---@return table<string, hd.Tensor>? pictures
   function Hierarchy:sample(models, n, opts)
@@ -291,34 +373,15 @@ return function(Hierarchy)
     local _ <close> = core.no_grad()
     o.regime = o.regime or (models and models.regime) or self.regime
     o.t_aug = o.t_aug or self.t_aug_sample
-    check_level_tables(self, o)
+    check_options(self, o, n)
     if n > o.batch then return sample_batches(self, models, n, o) end
-    local together = o.regime == "flat" and (o.denoise[self.levels[1].name] or o.noise[self.levels[1].name])
-    if o.regime == "flat" and not together then
+    if o.regime == "flat" and not by_levels(self, o) then
+      if next(o.hold) then check.fail("H:sample", "hold is for levels: the flat regime draws x as a whole") end
       local x = sample_flat(self, models, n, o)
+      if o.on_level then o.on_level("flat", x) end
       return x, o.all and self:pictures(x) or nil
     end
-    local state = initial_state(self, n, o)
-    local z = self:run_stages(models, state, o)
-    local x = self:join(z)
-    return x, o.all and pictures(self, z) or nil
-  end
-
-  -- Run every stage; gives the levels in the data's units.
-  function Hierarchy:run_stages(models, state, o)
-    local z = {}
-    for _, levels in ipairs(stages(self, o)) do
-      if #levels > 1 then
-        state = sample_together(levels, state, o)
-      elseif not o.hold[levels[1].name] then
-        state[levels[1].name] = sample_level(self, models, levels[1], state, o)
-      end
-      for _, level in ipairs(levels) do
-        z[level.name] = o.hold[level.name] or self:unstandardise(level.name, state[level.name])
-        if o.on_level then o.on_level(level.name, z[level.name]) end
-      end
-    end
-    for _, level in ipairs(self.levels) do z[level.name] = z[level.name] or blank(self, state, level.name) end
-    return z
+    local z = run_stages(self, models, initial_state(self, n, o), o)
+    return self:join(z), o.all and pictures(self, z) or nil
   end
 end

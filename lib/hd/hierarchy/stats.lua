@@ -4,13 +4,11 @@
 local check = require "hd.check"
 local core = require "hd.core"
 
--- A number, list or tensor as [1, c, 1, ...] for tensors of the given rank.
-local function per_channel(value, rank)
+-- A number as it is; a list or tensor of one number per channel as a tensor [c].
+local function per_channel(value)
   if type(value) == "number" then return value end
-  local shape = { 1, -1 }
-  for d = 3, rank do shape[d] = 1 end
   local t = check.is_tensor(value) and value or core.tensor(value)
-  return core.keep(t:reshape(shape):clone())
+  return core.keep(t:reshape(-1):clone())
 end
 
 -- Mean and standard deviation of every channel over n and positions, in f64.
@@ -21,19 +19,15 @@ local function measure(z)
 end
 
 -- Channels that never change keep their scale: there is nothing to standardise.
-local function guarded(std)
+local function guarded(name, std)
   local list = std:totable()
   for i, s in ipairs(list) do
+    if s ~= s or s == math.huge then
+      check.fail("fit_stats", "channel %d of '%s' holds values that are not finite", i, name)
+    end
     if s < 1e-6 then list[i] = 1.0 end
   end
   return core.tensor(list)
-end
-
-local function sorted_names(t)
-  local names = {}
-  for name in next, t do names[#names + 1] = name end -- order free: sorted below
-  table.sort(names)
-  return names
 end
 
 return function(Hierarchy)
@@ -56,40 +50,49 @@ return function(Hierarchy)
   -- Keep the mean and the standard deviation of one level.
   function Hierarchy:measure_level(name, z)
     local mean, std = measure(z)
-    self.stats[name] = { mean = per_channel(mean:to "f32", z:dim()), std = per_channel(guarded(std), z:dim()) }
+    self.stats[name] = { mean = per_channel(mean:to "f32"), std = per_channel(guarded(name, std)) }
   end
 
   --- Set statistics by hand: { name = { mean = number or per channel, std = ... } }; "flat" names the unsplit data.
   ---@param stats table
   ---@return hd.hierarchy.Hierarchy self
   function Hierarchy:set_stats(stats)
-    for _, name in ipairs(sorted_names(stats)) do
-      if name ~= "flat" then self:level(name) end
-      local entry = stats[name]
-      local rank = self.shapes and #(self.shapes[name] or self.shape) + 1 or 4
-      self.stats[name] = { mean = per_channel(entry.mean or 0, rank), std = per_channel(entry.std or 1, rank) }
+    for _, name in ipairs(self:names_in(stats)) do
+      if name ~= "flat" and self:level(name).kind == "mask" then
+        check.fail("set_stats", "level '%s' is of kind mask: tokens have no statistics", name)
+      end
+      local o = check.options("set_stats: " .. name, stats[name],
+        { { "mean", "number|table|tensor", 0 }, { "std", "number|table|tensor", 1 } })
+      local entry = { mean = per_channel(o.mean), std = per_channel(o.std) }
+      local least = type(entry.std) == "number" and entry.std or entry.std:amin():item()
+      if least <= 0 or least ~= least then
+        check.fail("set_stats", "std of '%s' is wrong: got %g, expected more than 0", name, least)
+      end
+      self.stats[name] = entry
     end
     return self
   end
 
-  -- A statistic in the type of z.
-  local function as_type(value, z)
-    if type(value) == "number" or value:dtype() == z:dtype() then return value end
-    return value:to(z:dtype())
+  -- A statistic in the type of z and with its rank: [1, c, 1, ...].
+  local function aligned(value, z)
+    if type(value) == "number" then return value end
+    local shape = { 1, -1 }
+    for d = 3, z:dim() do shape[d] = 1 end
+    return (value:dtype() == z:dtype() and value or value:to(z:dtype())):view(shape)
   end
 
   --- A level in standardised coordinates.
   function Hierarchy:standardise(name, z)
     local s = self.stats[name]
     if not s then return z end
-    return (z - as_type(s.mean, z)) / as_type(s.std, z)
+    return (z - aligned(s.mean, z)) / aligned(s.std, z)
   end
 
   --- A level back in the data's units.
   function Hierarchy:unstandardise(name, z)
     local s = self.stats[name]
     if not s then return z end
-    return z * as_type(s.std, z) + as_type(s.mean, z)
+    return z * aligned(s.std, z) + aligned(s.mean, z)
   end
 
   --- Statistics as tensors by name, for checkpoints.

@@ -1,5 +1,5 @@
 -- hd/hierarchy/train.lua: the loss of a hierarchy: every level at a noise level of its own, given coarser ones.
--- Gaussian levels: weighted squared error of the prediction. Mask levels: cross-entropy of the masked tokens, weighted
+-- Gaussian levels: squared error of the prediction. Mask levels: cross-entropy of the masked tokens, weighted
 -- with 1/t (Sahoo et al. 2024, MDLM, with the log-linear rate: a token is masked with chance t).
 -- Conditioning augmentation (Ho et al. 2022): coarser levels are seen with noise of random strength up to t_aug.
 
@@ -11,7 +11,7 @@ local prediction = require "hd.schedule.prediction"
 -- Standard normal noise like x, from the caller's generator.
 local function noise_like(x, rng) return core.randn_like(x, { rng = rng }) end
 
--- Mean squared error of a level's prediction, each sample weighted.
+-- Mean squared error of a level's prediction.
 local function gaussian_loss(models, level, z, seen, augmented, o)
   local n, schedule = z:size(1), level.schedule
   local t = schedule:draw(n, { rng = o.rng, stratified = true })
@@ -98,14 +98,6 @@ return function(Hierarchy)
       total = total and total + loss or loss
     end
     return total, parts
-  end
-
-  --- The levels' names, coarse to fine.
-  ---@return string[]
-  function Hierarchy:level_names()
-    local names = {}
-    for i, level in ipairs(self.levels) do names[i] = level.name end
-    return names
   end
 
   -- Every level of x in standardised coordinates.

@@ -23,15 +23,19 @@ return function(sets)
       length = length + 1
     end
   end
-  -- where each position of the sequence stands in the concatenation of all sets
-  local order, place = {}, {}
-  for _, name in ipairs(names) do
-    for _, position in ipairs(sets[name]) do order[#order + 1] = position end
+  for position = 1, length do
+    if not owner[position] then
+      check.fail("hierarchy.partition", "%d positions do not cover 1 to %d: position %d is missing", length, length,
+        position)
+    end
   end
-  for i, position in ipairs(order) do place[position] = i end
-  if #place ~= length then
-    check.fail("hierarchy.partition", "positions 1 to %d are not all covered: position %d is missing", length,
-      #place + 1)
+  -- where each position of the sequence stands in the concatenation of all sets
+  local place, count = {}, 0
+  for _, name in ipairs(names) do
+    for _, position in ipairs(sets[name]) do
+      count = count + 1
+      place[position] = count
+    end
   end
   local function index(list) return core.keep(core.tensor(list, { dtype = "i64" })) end
   local index_of, place_index = {}, index(place)
