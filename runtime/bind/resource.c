@@ -1,14 +1,14 @@
 // bind/resource.c: C resources on the Lua stack.
 // Layer: bind.
 #include "bind/resource.h"
-#include <stddef.h>
+#include <stdint.h>
 #include <string.h>
 
 #define RESOURCE_NAME "hd.Resource"
 
 typedef struct {
     void (*release)(void *);
-    max_align_t bytes[];
+    int64_t bytes[]; // as strictly aligned as Lua aligns userdata
 } resource;
 
 static int l_resource_gc(lua_State *L) {

@@ -14,7 +14,11 @@
 // Largest single block that the decoder may ask for: its buffers grow with what the file unpacks to.
 static _Thread_local size_t block_cap;
 
-static void *stb_alloc(size_t size) { return size > block_cap ? NULL : hd_alloc(size); }
+// Zeroed, because a damaged picture may leave parts of a block unwritten, which must not show what was there before.
+static void *stb_alloc(size_t size) {
+    void *block = size > block_cap ? NULL : hd_alloc(size);
+    return block ? memset(block, 0, size) : NULL;
+}
 
 static void *stb_realloc(void *old, size_t old_size, size_t size) {
     void *block = stb_alloc(size);
@@ -226,6 +230,8 @@ typedef struct {
     const unsigned char *bytes;
     size_t size, at, width, height;
     int scans;
+    bool progressive;
+    unsigned tables; // bit 4 * class + number: this Huffman table is there
 } jpeg_walk;
 
 // The next marker, or 0 at the end of the file. Skips entropy-coded data and fill bytes.
@@ -242,17 +248,36 @@ static int jpeg_marker(jpeg_walk *w) {
 
 // DHT: tables of one byte for class and number, 16 counts of codes by length, and as many symbols. More than 256
 // symbols, or more codes than their lengths allow (Kraft), would write past the decoder's tables in stb_image 2.27.
-static hd_status jpeg_tables(const jpeg_walk *w, const unsigned char *p, size_t left) {
+static hd_status jpeg_tables(jpeg_walk *w, const unsigned char *p, size_t left) {
     while (left > 0) {
         size_t symbols = 0, codes = 0;
         for (size_t i = 1; i <= 16 && left >= 17; i++) {
             symbols += p[i];
             codes += (size_t)p[i] << (16 - i);
         }
-        if (left < 17 || symbols > 256 || codes > 65536 || symbols > left - 17)
+        if (left < 17 || symbols > 256 || codes > 65536 || symbols > left - 17 || p[0] >> 4 > 1 || (p[0] & 15) > 3)
             return bad(w->where, "JPEG", "a Huffman table is damaged");
+        w->tables |= 1u << (4 * (p[0] >> 4) + (p[0] & 15));
         p += 17 + symbols;
         left -= 17 + symbols;
+    }
+    return HD_OK;
+}
+
+// SOS: every Huffman table that the scan names must be there. Body: n, n pairs of component and tables (DC, AC), first
+// and last coefficient, bit positions.
+static hd_status jpeg_scan(jpeg_walk *w, const unsigned char *p, size_t size) {
+    if (++w->scans > SCAN_CAP)
+        return bad(w->where, "JPEG", "too many scans");
+    if (size < 1 || size != 4 + 2 * (size_t)p[0])
+        return bad(w->where, "JPEG", "a scan header is damaged");
+    const unsigned char *rest = p + 1 + 2 * p[0];
+    for (int i = 0; i < p[0]; i++) {
+        unsigned dc = p[2 + 2 * i] >> 4, ac = p[2 + 2 * i] & 15;
+        bool needs_dc = !w->progressive || (rest[0] == 0 && rest[2] >> 4 == 0),
+             needs_ac = !w->progressive || rest[0] > 0;
+        if (dc > 3 || ac > 3 || (needs_dc && !(w->tables >> dc & 1)) || (needs_ac && !(w->tables >> (4 + ac) & 1)))
+            return bad(w->where, "JPEG", "a scan uses a Huffman table that is not there");
     }
     return HD_OK;
 }
@@ -265,14 +290,15 @@ static hd_status jpeg_segment(jpeg_walk *w, int marker) {
     if (marker >= 0xC0 && marker <= 0xCF && marker != 0xC4 && marker != 0xC8 && marker != 0xCC) { // SOFn
         if (w->width || be16(p) < 8)
             return bad(w->where, "JPEG", "a second frame header, or a short one");
+        w->progressive = marker == 0xC2;
         w->height = be16(p + 3);
         w->width = be16(p + 5);
         HD_CHECK(check_size(w->where, w->width, w->height));
     }
     if (marker == 0xC4)
         HD_CHECK(jpeg_tables(w, p + 2, be16(p) - 2));
-    if (marker == 0xDA && ++w->scans > SCAN_CAP)
-        return bad(w->where, "JPEG", "too many scans");
+    if (marker == 0xDA)
+        HD_CHECK(jpeg_scan(w, p + 2, be16(p) - 2));
     w->at += be16(p);
     return HD_OK;
 }
