@@ -365,7 +365,8 @@ return function(Hierarchy)
   ---  denoise: { name = function (z, sigmas, levels) -> x0 } instead of a network, in standardised coordinates (logits
   ---  for tokens); t_aug: noise on the context; clip (true): hold estimates to the data's range; sampler (the level's,
   ---  else hd.sampler.heun); first: the number of the first sample (1); batch: how many are drawn at once (64), which
-  ---  changes nothing but the memory needed. In the flat regime noise.flat and denoise.flat are for x, or all levels have their own.
+  ---  changes nothing but the memory needed. In the flat regime noise.flat and denoise.flat are for x, or all levels
+  ---  have functions of their own.
   ---@return hd.Tensor x
   ---@return table<string, hd.Tensor>? pictures
   function Hierarchy:sample(models, n, opts)

@@ -56,8 +56,8 @@ end
 ---@return hd.Tensor
 function haar.up(low, detail)
   if low:dim() == 3 then return interleave { (low + detail) * ROOT, (low - detail) * ROOT } end
-  local parts = detail:chunk(3, 2)
-  local across, down, diagonal = parts[1], parts[2], parts[3]
+  local c = low:size(2)
+  local across, down, diagonal = detail:narrow(2, 1, c), detail:narrow(2, c + 1, c), detail:narrow(2, 2 * c + 1, c)
   local top, bottom = low + down, low - down
   local left, right = across + diagonal, across - diagonal
   return interleave { (top + left) * HALF, (top - left) * HALF, (bottom + right) * HALF, (bottom - right) * HALF }
