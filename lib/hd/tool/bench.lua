@@ -1,6 +1,6 @@
 -- hd/tool/bench.lua: `hdlua -m bench`, the reference workloads, timed through the public API.
 --
---     hdlua -m bench --workload unet32,sample32 --threads 2 --json out.json
+--     hdlua -m bench --workload NAME,NAME --threads 2 --json out.json     (--help tells the names)
 --     hdlua -m bench --workload all --describe
 --
 -- Each workload runs in a process of its own, so that its peak of memory is its own. Three untimed steps, then steps
