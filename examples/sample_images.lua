@@ -25,7 +25,7 @@ H:load_stats_dict(stats)
 local models = H:models { width = tonumber(declared.width), share = declared.share == "true" }
 models:load_state_dict(weights)
 
-local x = H:sample(models, args.n, { seed = args.seed, steps = args.steps })
+local x = H:sample(models, args.n, { seed = args.seed, steps = args.steps }):clamp(-1, 1)
 if args.out:find "%.npy$" then
   assert(hd.save(args.out, x))
 else

@@ -106,6 +106,7 @@ if args.samples > 0 then
   run:say(("drawing %d pictures"):format(args.samples))
   local x, levels = draw(args.samples)
   run:preview(x, levels)
+  x = x:clamp(-1, 1)
   assert(hd.save(args.out .. "/samples.npy", x))
   local shown = math.min(64, args.samples)
   assert(hd.image.save(args.out .. "/samples.png", hd.image.grid(x:narrow(1, 1, shown), { columns = 8 })))

@@ -1,0 +1,139 @@
+-- examples/train_images.lua and sample_images.lua, in a short form: what they write, resuming, interrupts, bad input.
+
+local hd = require "hd"
+
+local hdlua = os.getenv "HDLUA" or "build/hdlua"
+local root = io.popen("pwd"):read "l"
+local folder -- a fresh one for each test
+
+local SMALL = " --data shapes --steps 20 --width 8 --batch 8 --samples 4 --view off "
+
+local function path(name) return folder .. "/" .. name end
+
+local function read(name)
+  local f = assert(io.open(path(name), "rb"))
+  local text = f:read "a"
+  f:close()
+  return text
+end
+
+local function exists(name)
+  local f = io.open(path(name), "rb")
+  if f then f:close() end
+  return f ~= nil
+end
+
+-- Runs a shell command in the folder; $H is hdlua, $T and $S the examples. Gives what it printed and its exit code.
+local function shell(command)
+  local names = ("H=%s T='%s/examples/train_images.lua %s' S=%s/examples/sample_images.lua"):format(hdlua, root, SMALL,
+    root)
+  local _, _, code = os.execute(("cd %s && %s && { %s\n} >out.txt 2>&1"):format(folder, names, command))
+  return read "out.txt", code
+end
+
+setup(function()
+  if hdlua:sub(1, 1) ~= "/" then hdlua = root .. "/" .. hdlua end
+end)
+before_each(function() folder = io.popen("mktemp -d"):read "l" end)
+after_each(function() os.execute("rm -rf " .. folder) end)
+
+describe("train_images", function()
+  it("trains, writes its results and draws the same pictures from the model", function()
+    local text, code = shell "$H $T --out a && $H $S --model a/model.safetensors --n 4 --out again.npy"
+    assert.are.equal(0, code, text)
+    assert.matches("step 20/20 .*shapes %d.*colours %d.*textures %d.*rate %d.*ETA 0:00\n", text)
+    local x = assert(hd.load(path "a/samples.npy"))
+    assert.are.same({ 4, 3, 32, 32 }, x:shape())
+    assert.are.equal("f32", x:dtype())
+    assert.is_true(x:min():item() >= -1 and x:max():item() <= 1)
+    assert.is_true(assert(hd.load(path "again.npy")):equal(x))
+    assert.are.same({ 3, 36, 274 }, assert(hd.image.load(path "a/samples.png")):shape())
+  end)
+
+  it("stopped and resumed equals one that went through, bit for bit", function()
+    local text, code = shell "$H $T --out a && $H $T --out b --stop-at 7 && $H $T --out b --resume"
+    assert.are.equal(0, code, text)
+    assert.matches("resuming 'b' at step 7", text, 1, true)
+    assert.are.equal(read "a/model.safetensors", read "b/model.safetensors")
+    assert.are.equal(read "a/samples.npy", read "b/samples.npy")
+  end)
+
+  it("draws again on a finished run", function()
+    local text, code = shell "$H $T --out a && rm a/samples.npy && $H $T --out a --resume --samples 2"
+    assert.are.equal(0, code, text)
+    assert.are.same({ 2, 3, 32, 32 }, assert(hd.load(path "a/samples.npy")):shape())
+  end)
+
+  it("gives the same weights with any number of threads", function()
+    local text, code = shell "$H $T --steps 5 --threads 1 --out a && $H $T --steps 5 --threads 3 --out b"
+    assert.are.equal(0, code, text)
+    assert.are.equal(read "a/model.safetensors", read "b/model.safetensors")
+  end)
+
+  it("has a flat regime and shared networks", function()
+    local text, code = shell [[
+      $H $T --steps 3 --regime flat --out a && $H $S --model a/model.safetensors --n 4 --out a.npy &&
+      $H $T --steps 3 --share --out b && $H $S --model b/model.safetensors --n 4 --out b.npy]]
+    assert.are.equal(0, code, text)
+    assert.matches("step 3/3 .*flat %d", text)
+    assert.are.equal(read "a/samples.npy", read "a.npy")
+    assert.are.equal(read "b/samples.npy", read "b.npy")
+  end)
+
+  it("moves an earlier run away", function()
+    local text, code = shell "$H $T --steps 2 --out a && $H $T --steps 1 --out a"
+    assert.are.equal(0, code, text)
+    assert.matches("moved the earlier run in 'a' to 'a.1'", text, 1, true)
+    assert.is_true(exists "a.1/model.safetensors" and exists "a/model.safetensors")
+  end)
+
+  it("plans by the clock", function()
+    local text, code = shell "$H ${T%--steps 20*} --minutes 0.05 --width 8 --batch 8 --samples 0 --view off --out a"
+    assert.are.equal(0, code, text)
+    local planned = text:match "s: (%d+) steps in 0.05 minutes"
+    assert.matches(("step %d/%d "):format(planned, planned), text, 1, true)
+  end)
+
+  it("saves on Ctrl-C, ends with 130 and goes on to the same weights", function()
+    local text = shell [[
+      $H $T --out a --steps 60 & p=$!
+      for i in $(seq 100); do grep -q '^step' out.txt && break; sleep 0.1; done
+      kill -INT $p; wait $p; echo code $?]]
+    assert.matches("code 130\n", text, 1, true)
+    assert.matches("interrupted after step %d+: saved", text)
+    local rest, code = shell "$H $T --steps 60 --out a --resume && $H $T --steps 60 --out b"
+    assert.are.equal(0, code, rest)
+    assert.are.equal(read "a/model.safetensors", read "b/model.safetensors")
+  end)
+end)
+
+describe("bad input", function()
+  local function fails(expected_code, pattern, command)
+    local text, code = shell(command)
+    assert.matches(pattern, text, 1, true)
+    assert.are.equal(expected_code, code)
+  end
+
+  it("an unknown option ends with 2 and the nearest one", function()
+    fails(2, "unknown option '--setps'. did you mean '--steps'?", "$H $T --setps 3")
+    fails(2, "did you mean 'cascade'?", "$H $T --regime cascad")
+  end)
+
+  it("data that are not there end with 1", function()
+    fails(1, "--data is wrong", "$H $T --data emojis")
+    fails(1, "no data_batch_*.bin in 'nowhere'", "$H $T --data cifar:nowhere")
+    fails(1, "cannot list the folder", "$H $T --data folder:nowhere")
+  end)
+
+  it("a folder that cannot be written ends with 1", function()
+    fails(1, "run.new: ", "touch file && $H $T --out file/a")
+  end)
+
+  it("other settings and foreign models are refused", function()
+    shell "$H $T --steps 2 --out a"
+    fails(1, "other settings: width (8, now 16)", "$H $T --steps 2 --out a --resume --width 16")
+    assert(hd.save(path "x.safetensors", { x = hd.zeros { 1 } }))
+    fails(1, "'x.safetensors' holds no hierarchy of pictures", "$H $S --model x.safetensors")
+    fails(1, "cannot open 'none.safetensors'", "$H $S --model none.safetensors")
+  end)
+end)
