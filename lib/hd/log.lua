@@ -71,4 +71,49 @@ local function trim(path, step)
   return core.file_write(path, table.concat(kept, "\n"))
 end
 
-return { open = open, entries = entries, trim = trim, plain = plain }
+-- Add a value to the curve of that name: means over spans of `width` steps.
+local function add_point(curves, names, name, step, value, width)
+  if type(value) ~= "number" then return end
+  local curve = curves[name]
+  if not curve then
+    curve = { name = name, sums = {}, counts = {}, last = 0 }
+    curves[name], names[#names + 1] = curve, name
+  end
+  local i = (step - 1) // width + 1
+  curve.sums[i], curve.counts[i] = (curve.sums[i] or 0) + value, (curve.counts[i] or 0) + 1
+  curve.last = math.max(curve.last, i)
+end
+
+local function finished(curve, width)
+  local out = { name = curve.name, x = {}, y = {} }
+  for i = 1, curve.last do
+    if curve.counts[i] then
+      out.x[#out.x + 1] = (i - 0.5) * width + 0.5
+      out.y[#out.y + 1] = curve.sums[i] / curve.counts[i]
+    end
+  end
+  return out
+end
+
+--- The curves of the losses in a log, as hd.plot.lines takes them: "loss", then its levels sorted by name.
+---@param path string
+---@param steps integer   steps that the log may hold
+---@param points integer  about so many points in each curve, means over the steps between
+---@return { name: string, x: number[], y: number[] }[]
+local function curves(path, steps, points)
+  local found, names, width = {}, {}, math.max(1, steps // points)
+  for entry in entries(path) do
+    if entry.step and not entry.event then
+      add_point(found, names, "loss", entry.step, entry.loss, width)
+      for name, value in next, type(entry.levels) == "table" and entry.levels or {} do -- order free: sorted below
+        add_point(found, names, name, entry.step, value, width)
+      end
+    end
+  end
+  table.sort(names, function(a, b) return a ~= b and (a == "loss" or (b ~= "loss" and a < b)) end)
+  local list = {}
+  for i, name in ipairs(names) do list[i] = finished(found[name], width) end
+  return list
+end
+
+return { open = open, entries = entries, trim = trim, plain = plain, curves = curves }

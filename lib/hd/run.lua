@@ -359,11 +359,13 @@ local function end_step(self, last)
   local wanted = serve_window(self, text)
   if core.interrupted() then leave(self) end
   if wanted or self:due("save", self.save_every) then try_save(self) end
+  if self:due "plot" then self:plot() end
 end
 
 -- All steps are done.
 local function finish(self)
   if self.saved_step ~= self.step then try_save(self) end
+  self:plot()
   self.progress:close()
 end
 
@@ -444,17 +446,6 @@ function Run:preview(x, levels)
   return window ~= nil and window:show(columns_of(self, x, levels or {}))
 end
 
--- Grids side by side with white between them: [c, h, w].
-local function side_by_side(columns)
-  local image, parts = require "hd.image", {}
-  for i, column in ipairs(columns) do
-    local grid = image.grid(column.image:to "f32")
-    if i > 1 then parts[#parts + 1] = core.ones { grid:size(1), grid:size(2), 8 } end
-    parts[#parts + 1] = grid
-  end
-  return #parts == 1 and parts[1] or core.op.cat(parts, 3)
-end
-
 --- Write pictures to OUT/samples_STEP.png, a grid of each level beside that of the joined result, and show them in the
 --- preview window.
 ---@param x hd.Tensor  [n,c,h,w] in [-1,1]
@@ -469,12 +460,23 @@ function Run:show(x, levels)
   self:preview(x, levels)
   local _ <close> = core.scope()
   local path = ("%s/samples_%06d.png"):format(self.out, self.current or self.step)
-  local done, message = require "hd.image".save(path, side_by_side(columns_of(self, x, levels or {})))
+  local done, message = require "hd.image".save(path, require "hd.plot".grid(columns_of(self, x, levels or {})))
   if not done then
     self:say("run: " .. message)
     return nil, message
   end
   return path
+end
+
+--- Draw the loss curves in the log to OUT/loss.png; done each minute and at the end.
+function Run:plot()
+  self.log_file:flush()
+  local curves = logs.curves(self.log_file.path, self.step, 400)
+  if #curves == 0 then return end
+  local _ <close> = core.scope()
+  local picture = require "hd.plot".lines(curves, { title = "loss", x_label = "step", log_y = true })
+  local done, message = require "hd.image".save(self.out .. "/loss.png", picture)
+  if not done then self:say("run: " .. message) end
 end
 
 -- Closing ---------------------------------------------------------------------------------------------------------
