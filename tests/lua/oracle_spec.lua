@@ -1,4 +1,4 @@
--- tests/lua/oracle_spec.lua: hierarchies on Gaussian data, where the best denoiser is linear and known. One sampling run
+-- tests/lua/oracle_spec.lua: hierarchies on Gaussian data, where the best denoiser is linear and known. A sampling run
 -- is then a linear map of the noise: a batch of unit vectors gives its matrix M, the samples have the covariance M M',
 -- and its Kullback-Leibler divergence from the data's is the sampler's error, exactly. No training, no chance.
 -- The constants are those of the exact propagation of covariances for the same data and steps
@@ -159,7 +159,7 @@ local function best(C, cache, key, sigma)
   return cache[key]
 end
 
--- The best denoiser of each level, given all levels and their sigmas. `told` may change the sigmas before they are used.
+-- The best denoiser of each level, given all levels and their sigmas; `told` may change the sigmas before.
 local function denoisers(H, C, told)
   local range, functions, cache = ranges(H), {}, {}
   for name, r in next, range do
@@ -226,7 +226,9 @@ describe("Gaussian oracle", function()
   end)
 
   it("H:sample has the known error when flat", function()
-    for _, case in ipairs(KNOWN) do near(case[3], error_of(bands(), DATA[case[1]], "flat", { steps = case[2] }), 1e-3) end
+    for _, case in ipairs(KNOWN) do
+      near(case[3], error_of(bands(), DATA[case[1]], "flat", { steps = case[2] }), 1e-3)
+    end
   end)
 
   it("H:sample has the known error in a cascade", function()

@@ -81,6 +81,8 @@ local function make_transformer(spec, o)
   }
 end
 
+local NETS = { "auto", "unet", "transformer" }
+
 local function make_net(spec, o)
   if type(o.net) ~= "string" then return o.net(spec, o) end
   if o.net == "transformer" or (o.net == "auto" and spec.vocab) then return make_transformer(spec, o) end
@@ -115,9 +117,11 @@ return function(Hierarchy)
   ---@return hd.hierarchy.Models
   function Hierarchy:models(opts)
     local o = check.options("models", opts, {
-      { "net", { "auto", "unet", "transformer" }, "auto" }, { "width", "any", 64 }, { "depth", "integer" },
+      { "net", "string|callable", "auto" }, { "width", "integer|table", 64 }, { "depth", "integer" },
       { "regime", self.regimes, self.regime }, { "share", "boolean", false },
     })
+    if type(o.net) == "string" then check.one_of("models", "option 'net'", o.net, NETS) end
+    if type(o.width) == "table" then self:names_in(o.width) end
     if not self.shapes then
       check.fail("models", "the shapes of the levels are not known yet: call H:check(data) or H:fit_stats(data) before")
     end
