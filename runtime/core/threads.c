@@ -1,5 +1,6 @@
 // core/threads.c: the number of threads, and OpenMP's own default pinned to one.
 #include "core/threads.h"
+#include <dlfcn.h>
 #include <omp.h>
 #include <sched.h>
 
@@ -43,6 +44,14 @@ void hd_threads_init(void) {
     omp_set_num_threads(1); // OpenBLAS asks omp_get_max_threads: one thread, inside and outside parallel regions
     omp_set_dynamic(0);     // a region gets the team that it asks for
     hd_set_threads(hd_cores());
+}
+
+// Code from clang calls __kmpc_fork_call of libomp; OpenBLAS, built by gcc, calls GOMP_parallel, which libomp offers
+// too where it comes first in the order of linking.
+bool hd_one_openmp(void) {
+    void *const clang = dlsym(RTLD_DEFAULT, "__kmpc_fork_call"), *const gcc = dlsym(RTLD_DEFAULT, "GOMP_parallel");
+    Dl_info ours, theirs;
+    return !clang || !gcc || !dladdr(clang, &ours) || !dladdr(gcc, &theirs) || ours.dli_fbase == theirs.dli_fbase;
 }
 
 int hd_threads(void) { return threads; }
