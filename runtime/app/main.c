@@ -280,5 +280,6 @@ int main(int argc, char **argv) {
     lua_pushlightuserdata(L, &app);
     finish(L, &app, lua_pcall(L, 1, 0, 0));
     lua_close(L);
+    free(app.options.actions);
     return app.code;
 }
