@@ -46,10 +46,18 @@ hd_status hd_unary_forward(hd_op_call *c) {
     return status;
 }
 
+// Nobody else reads the gradient that came in: it may be overwritten.
+static bool is_disposable(const hd_tensor *dout) {
+    return dout->refs == 1 && dout->storage->refs == 1 && hd_tensor_is_dense(dout);
+}
+
 hd_status hd_unary_backward(hd_op_call *c) {
     double a, b;
     unary_scalars(c, &a, &b);
-    HD_CHECK(hd_tensor_new_like(c->dout, c->dout->dtype, &c->din[0]));
+    if (is_disposable(c->dout))
+        c->din[0] = hd_tensor_retain(c->dout);
+    else
+        HD_CHECK(hd_tensor_new_like(c->dout, c->dout->dtype, &c->din[0]));
     return hd_be()->unary_back(&(hd_unary_back_args){(hd_unary)c->aux, hd_tensor_as_view(c->in[0]),
                                                      hd_tensor_as_view(c->out), hd_tensor_as_view(c->dout),
                                                      hd_tensor_as_view(c->din[0]), a, b});
