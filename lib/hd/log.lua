@@ -95,12 +95,24 @@ local function finished(curve, width)
   return out
 end
 
---- The curves of the losses in a log, as hd.plot.lines takes them: "loss", then its levels sorted by name.
+-- "loss", then levels in their declared order, then others sorted.
+local function sort_names(names, levels)
+  local place = { loss = 0 }
+  for i, name in ipairs(levels) do place[name] = i end
+  table.sort(names, function(a, b)
+    local pa, pb = place[a] or math.huge, place[b] or math.huge
+    if pa ~= pb then return pa < pb end
+    return a < b
+  end)
+end
+
+--- The curves of the losses in a log, as hd.plot.lines takes them: "loss", then the levels.
 ---@param path string
----@param steps integer   steps that the log may hold
----@param points integer  about so many points in each curve, means over the steps between
+---@param steps integer    steps that the log may hold
+---@param points integer   about so many points in each curve, means over the steps between
+---@param levels string[]  names of levels in the order wanted; others follow, sorted
 ---@return { name: string, x: number[], y: number[] }[]
-local function curves(path, steps, points)
+local function curves(path, steps, points, levels)
   local found, names, width = {}, {}, math.max(1, steps // points)
   for entry in entries(path) do
     if entry.step and not entry.event then
@@ -110,7 +122,7 @@ local function curves(path, steps, points)
       end
     end
   end
-  table.sort(names, function(a, b) return a ~= b and (a == "loss" or (b ~= "loss" and a < b)) end)
+  sort_names(names, levels)
   local list = {}
   for i, name in ipairs(names) do list[i] = finished(found[name], width) end
   return list

@@ -471,7 +471,7 @@ end
 --- Draw the loss curves in the log to OUT/loss.png; done each minute and at the end.
 function Run:plot()
   self.log_file:flush()
-  local curves = logs.curves(self.log_file.path, self.step, 400)
+  local curves = logs.curves(self.log_file.path, self.step, 400, self.levels)
   if #curves == 0 then return end
   local _ <close> = core.scope()
   local picture = require "hd.plot".lines(curves, { title = "loss", x_label = "step", log_y = true })

@@ -137,3 +137,68 @@ describe("bad input", function()
     fails(1, "cannot open 'none.safetensors'", "$H $S --model none.safetensors")
   end)
 end)
+
+describe("train_images in the preview window", function()
+  local display, server, process
+
+  local function capture(command)
+    local pipe = assert(io.popen(command))
+    local text = pipe:read "a"
+    pipe:close()
+    return text
+  end
+
+  -- Call `condition` until it gives a true value, for 60 s at most (the machine may be busy); returns that value.
+  local function eventually(what, condition)
+    local stop = os.time() + 60
+    while os.time() <= stop do
+      local value = condition()
+      if value then return value end
+      os.execute "sleep 0.2"
+    end
+    error(("never happened: %s\n%s"):format(what, exists "log.txt" and read "log.txt" or ""), 2)
+  end
+
+  before_each(function()
+    local run = "cd %s && exec Xvfb -displayfd 3 -screen 0 1280x800x24 -nolisten tcp -noreset 3>display >xvfb 2>&1"
+    server = capture(("(%s & echo $!)"):format(run:format(folder))):match "%d+"
+    display = ":" .. eventually("Xvfb", function() return exists "display" and read "display":match "%d+" end)
+    local command = "(cd %s && DISPLAY=%s exec %s %s/examples/train_images.lua %s >log.txt 2>&1 & echo $!)"
+    local options = SMALL:gsub("off", "window"):gsub("20", "1000000") .. " --out a"
+    process = capture(command:format(folder, display, hdlua, root, options)):match "%d+"
+  end)
+
+  after_each(function() os.execute(("kill -9 %s 2>&1; kill %s"):format(process, server)) end)
+
+  local function window()
+    return capture(("DISPLAY=%s xdotool search --name 'hdlua a' 2>&1"):format(display)):match "^%d+"
+  end
+
+  -- The upper half of the window's pixels, where no text of the training is; nil while there are no pictures in it.
+  local function pictures()
+    local dump = capture(("DISPLAY=%s xwd -id %s -silent 2>&1"):format(display, window() or 0))
+    if #dump < 200 then return nil end
+    local first = (">I4"):unpack(dump) + 12 * (">I4"):unpack(dump, 77) + 1
+    local pixels, colours, count = dump:sub(first, first + (#dump - first) // 2), {}, 0
+    for pixel in pixels:gmatch "...." do
+      if not colours[pixel] then colours[pixel], count = true, count + 1 end
+    end
+    return count > 100 and pixels or nil
+  end
+
+  it("shows data and samples, and trains on when it is closed", function()
+    eventually("a window", window)
+    local frames, seen = 0, {}
+    eventually("three different frames", function()
+      local pixels = pictures()
+      if pixels and not seen[pixels] then frames, seen[pixels] = frames + 1, true end
+      return frames >= 3
+    end)
+    os.execute(("DISPLAY=%s xdotool windowkill %s"):format(display, window()))
+    eventually("no window", function() return not window() end)
+    local before = #read "log.txt"
+    eventually("more steps", function() return read "log.txt":find("step ", before, true) end)
+    os.execute("kill -INT " .. process)
+    eventually("the end", function() return read "log.txt":find("interrupted after step %d+: saved") end)
+  end)
+end)
