@@ -5,7 +5,7 @@
 apt_build='gcc libc6-dev make pkg-config liblua5.4-dev libopenblas-openmp-dev libsdl2-dev libstb-dev libsndfile1-dev
 libcjson-dev zlib1g-dev libedit-dev fonts-noto-color-emoji'
 apt_test='lua5.4 lua-busted lua-check lua-cjson lua-lpeg lua-filesystem lua-socket lua-penlight libcmocka-dev clang
-clang-format libclang-rt-dev libomp-dev valgrind xvfb xauth xdotool x11-apps'
+clang-format libclang-rt-dev libomp-dev procps valgrind xvfb xauth xdotool x11-apps'
 
 dnf_build='gcc make pkgconf-pkg-config lua-devel openblas-devel SDL2-devel stb-devel libsndfile-devel cjson-devel
 zlib-devel libedit-devel google-noto-color-emoji-fonts'

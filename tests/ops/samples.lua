@@ -175,7 +175,7 @@ ops.view = {
   { t { 2, 3, 4 }, { 2, 3, 2, 2 }, layouts = { "row" } }, { t { 3, 1, 5 }, { 3, 5 } }, { t { 3, 5 }, { 3, 1, 5 } },
   errors = {
     { t { 2, 3 }, { 4, 2 }, match = "%[2,3%].*%[4,2%]" },
-    { t({ 2, 3, 5, 3 }, "columns"), { 210 }, match = "reshape" },
+    { t({ 2, 3, 5, 3 }, "columns"), { 90 }, match = "reshape" },
   },
 }
 ops.flatten = {
