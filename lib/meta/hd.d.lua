@@ -370,7 +370,7 @@ function hd.hierarchy.Hierarchy:pictures(x) end
 --- Draw n samples, without gradients.
 ---@param models hd.hierarchy.Models?  nil where `denoise` stands for every network
 ---@param n integer
----@param opts? table  seed (0); regime (the models'); steps: a number, or { name = number }; hold: { name = z } in the data's units, kept as they are; stop_after: a level's name, finer ones stay at their mean; all: also give { name = picture }; on_level: function (name, z) after each level; on_step: as of samplers, with `level`; noise: { name = z } of unit variance instead of the draw, its type rules; denoise: { name = function (z, sigmas, levels) -> x0 } instead of a network, in standardised coordinates; t_aug: noise on the context; clip (true): hold estimates to the data's range; sampler (the level's, else hd.sampler.heun); first: the number of the first sample (1); batch: how many are drawn at once (64), which changes nothing but the memory needed
+---@param opts? table  seed (0); regime (the models'); steps: a number, or { name = number }; hold: { name = z } in the data's units, kept as they are; stop_after: a level's name, finer ones stay at their mean (tokens masked); all: also give { name = picture }; on_level: function (name, z) after each level ("flat" where x is drawn whole); on_step: as of samplers, with `level`; noise: { name = z } of unit variance instead of the draw, its type rules; denoise: { name = function (z, sigmas, levels) -> x0 } instead of a network, in standardised coordinates (logits for tokens); t_aug: noise on the context; clip (true): hold estimates to the data's range; sampler (the level's, else hd.sampler.heun); first: the number of the first sample (1); batch: how many are drawn at once (64), which changes nothing but the memory needed. In the flat regime noise.flat and denoise.flat are for x, or all levels have functions of their own.
 ---@return hd.Tensor x
 ---@return table<string, hd.Tensor>? pictures
 function hd.hierarchy.Hierarchy:sample(models, n, opts) end
@@ -1269,6 +1269,9 @@ function hd.run.Run:log(entry) end
 ---@param opts? { share: number }  the part of the time that steps may take (0.9); the rest is for drawing and saving
 ---@return integer steps
 function hd.run.Run:plan(minutes, measure, opts) end
+
+--- Draw the loss curves in the log to OUT/loss.png; done each minute and at the end.
+function hd.run.Run:plot() end
 
 --- Show pictures in the preview window alone.
 ---@param x hd.Tensor  [n,c,h,w] in [-1,1]
