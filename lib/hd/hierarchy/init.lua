@@ -66,13 +66,18 @@ end
 
 local function read_levels(list)
   if #list == 0 then check.fail("hierarchy.new", "there are no levels") end
-  local levels, seen = {}, {}
+  local levels, seen, vocab = {}, {}, nil
   for i, entry in ipairs(list) do
     local level = check.options(("hierarchy.new: level %d"):format(i), entry, LEVEL_OPTIONS)
     if seen[level.name] then check.fail("hierarchy.new", "two levels have the name '%s'", level.name) end
     if RESERVED[level.name] then check.fail("hierarchy.new", "the name '%s' is taken: use another", level.name) end
     if level.kind == "mask" and not level.vocab then
       check.fail("hierarchy.new", "level '%s' is of kind mask and needs vocab, the number of tokens", level.name)
+    end
+    vocab = vocab or level.vocab
+    if level.vocab and level.vocab ~= vocab then
+      check.fail("hierarchy.new", "level '%s' has a vocabulary of its own: got %d tokens, expected %d as before",
+        level.name, level.vocab, vocab)
     end
     if level.steps < 1 then
       check.fail("hierarchy.new", "level '%s': steps is wrong: got %d, expected at least 1", level.name, level.steps)

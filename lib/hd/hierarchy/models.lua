@@ -139,6 +139,11 @@ return function(Hierarchy)
     local specs = {}
     for i, level in ipairs(self.levels) do specs[i] = spec_of(self, level) end
     if o.share then
+      for _, level in ipairs(self.levels) do
+        if level.kind ~= self.levels[1].kind then
+          check.fail("models", "share is for levels of one kind: '%s' is of kind %s", level.name, level.kind)
+        end
+      end
       models.share = true
       local spec = shared_spec(specs)
       models.shared = make_net(spec, net_options(o, "shared", spec))
