@@ -67,8 +67,9 @@ static int l_versions(lua_State *L) {
 static int l_open_core(lua_State *L) {
     const hd_options *options = lua_touserdata(L, lua_upvalueindex(1));
     if (!hd_one_openmp())
-        return luaL_error(L, "hd.core: two OpenMP run-times in one process: got libgomp under OpenBLAS and another one, "
-                             "expected one\n  hint: link libomp before OpenBLAS, or build with gcc");
+        return luaL_error(L,
+                          "hd.core: two OpenMP run-times in one process: got libgomp under OpenBLAS and another one, "
+                          "expected one\n  hint: link libomp before OpenBLAS, or build with gcc");
     hd_library_start(options);
     luaopen_hd_core(L);
     lua_pushcfunction(L, l_versions);

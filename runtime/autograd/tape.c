@@ -129,11 +129,14 @@ static hd_status save_for_backward(hd_node *node, const hd_op_call *call) {
 
 static hd_status check_inplace(const hd_op *op, const hd_tensor *x) {
     if (x->requires_grad && !x->node)
-        return hd_fail(HD_EARG, "%s: in-place change of a leaf that requires a gradient\n  hint: wrap it in hd.no_grad(...)",
+        return hd_fail(HD_EARG,
+                       "%s: in-place change of a leaf that requires a gradient\n  hint: wrap it in hd.no_grad(...)",
                        op->name);
     if (x->is_view)
-        return hd_fail(HD_EARG, "%s: in-place change of a view inside a computation that needs gradients\n"
-                                "  hint: use the form without underscore, or hd.no_grad(...)", op->name);
+        return hd_fail(HD_EARG,
+                       "%s: in-place change of a view inside a computation that needs gradients\n"
+                       "  hint: use the form without underscore, or hd.no_grad(...)",
+                       op->name);
     return HD_OK;
 }
 
@@ -177,7 +180,8 @@ hd_status hd_ad_apply(const hd_op *op, int nin, hd_tensor **in, const hd_op_args
         want[i] = grad_enabled && op->backward && in[i] && hd_tensor_needs_grad(in[i]);
         any = any || want[i];
     }
-    hd_op_call call = {.nin = nin, .in = in, .args = args, .want = want, .aux = op->aux, .saves = op->saves, .inplace = inplace};
+    hd_op_call call = {
+        .nin = nin, .in = in, .args = args, .want = want, .aux = op->aux, .saves = op->saves, .inplace = inplace};
     if (inplace && any)
         status = check_inplace(op, in[0]);
     if (any && status == HD_OK) {
@@ -231,8 +235,10 @@ static hd_status collect(hd_node *root, node_list *list) {
     for (size_t at = 0; ok && at < list->count; at++) {
         hd_node *node = list->items[at];
         if (node->spent)
-            return hd_fail(HD_EARG, "backward: the graph of %s has been swept before and what it saved is gone\n"
-                                    "  hint: run the forward computation again before a second backward", node->op->name);
+            return hd_fail(HD_EARG,
+                           "backward: the graph of %s has been swept before and what it saved is gone\n"
+                           "  hint: run the forward computation again before a second backward",
+                           node->op->name);
         for (int i = 0; ok && i < node->nin; i++) {
             hd_node *next = node->in[i].node;
             if (!next || next->visit == sweep)
@@ -297,8 +303,10 @@ static hd_status check_versions(const hd_node *node) {
     for (int i = 0; i < node->nin; i++)
         changed = changed || (node->in[i].saved && node->in[i].saved->storage->version != node->in[i].version);
     if (changed)
-        return hd_fail(HD_EARG, "backward: a tensor that %s needs for its gradient was changed in place afterwards\n"
-                                "  hint: use the form without underscore", node->op->name);
+        return hd_fail(HD_EARG,
+                       "backward: a tensor that %s needs for its gradient was changed in place afterwards\n"
+                       "  hint: use the form without underscore",
+                       node->op->name);
     return HD_OK;
 }
 
@@ -323,9 +331,18 @@ static hd_status sweep_node(hd_node *node, hd_tensor **in, hd_tensor **din, bool
         dtypes[i] = node->in[i].dtype;
         memcpy(shapes[i], node->in[i].shape, sizeof shapes[i]);
     }
-    hd_op_call call = {.nin = node->nin, .in = in, .args = &node->args, .out = node->saved_out, .dout = node->dout,
-                       .din = din, .want = want, .in_shape = (const int64_t(*)[HD_MAX_DIMS])shapes, .in_ndim = ndims,
-                       .in_dtype = dtypes, .aux = node->op->aux, .saves = node->op->saves};
+    hd_op_call call = {.nin = node->nin,
+                       .in = in,
+                       .args = &node->args,
+                       .out = node->saved_out,
+                       .dout = node->dout,
+                       .din = din,
+                       .want = want,
+                       .in_shape = (const int64_t(*)[HD_MAX_DIMS])shapes,
+                       .in_ndim = ndims,
+                       .in_dtype = dtypes,
+                       .aux = node->op->aux,
+                       .saves = node->op->saves};
     memcpy(call.saved, node->extra, sizeof call.saved);
     hd_status status = node->op->backward(&call);
     drop_saved(node); // before gradients are added up, so that dout handed on has one owner
@@ -367,11 +384,13 @@ static hd_status check_root(const hd_tensor *root, const hd_tensor *dy) {
         return hd_fail(HD_EARG, "backward: nothing was recorded: no input of this computation requires a gradient\n"
                                 "  hint: call x:requires_grad_() before, outside hd.no_grad");
     if (!dy && hd_tensor_numel(root) != 1)
-        return hd_fail(HD_ESHAPE, "backward: a gradient is needed for a result of more than one element: got %s\n"
-                                  "  hint: reduce it first, as in y:sum():backward()", hd_tensor_text(root));
+        return hd_fail(HD_ESHAPE,
+                       "backward: a gradient is needed for a result of more than one element: got %s\n"
+                       "  hint: reduce it first, as in y:sum():backward()",
+                       hd_tensor_text(root));
     if (dy && (!hd_same_shape(root, dy) || dy->dtype != root->dtype))
-        return hd_fail(HD_ESHAPE, "backward: gradient does not fit: got %s %s, expected %s %s", hd_dtype_name(dy->dtype),
-                       hd_tensor_text(dy), hd_dtype_name(root->dtype), hd_tensor_text(root));
+        return hd_fail(HD_ESHAPE, "backward: gradient does not fit: got %s %s, expected %s %s",
+                       hd_dtype_name(dy->dtype), hd_tensor_text(dy), hd_dtype_name(root->dtype), hd_tensor_text(root));
     return HD_OK;
 }
 

@@ -11,12 +11,13 @@
 // inplace: the result is written into in[0], whose history becomes this op.
 hd_status hd_ad_apply(const hd_op *op, int nin, hd_tensor **in, const hd_op_args *args, bool inplace, hd_tensor **out);
 
-// d root / d leaf is added to leaf->grad for every leaf with requires_grad. dy: gradient of root, NULL for a root of one
-// element (1). The graph below root is released. HD_EARG: nothing recorded, released before, or a saved tensor changed in place.
+// d root / d leaf is added to leaf->grad for every leaf with requires_grad. dy: gradient of root, NULL for a root of
+// one element (1). The graph below root is released. HD_EARG: nothing recorded, released before, or a saved tensor
+// changed in place.
 hd_status hd_tape_backward(hd_tensor *root, hd_tensor *dy);
 
 bool hd_grad_enabled(void);
-bool hd_set_grad_enabled(bool on); // returns the value before
+bool hd_set_grad_enabled(bool on);             // returns the value before
 bool hd_tensor_needs_grad(const hd_tensor *x); // a leaf with requires_grad, or on the tape
 
 void hd_node_release(struct hd_node *node); // called by core when a tensor goes

@@ -17,6 +17,7 @@
 
 #define HD_BACKEND_API 1
 
+// clang-format off
 // y = f(x). For `_S` the scalar is a (and b).
 typedef enum {
     HD_NEG, HD_ABS, HD_SIGN, HD_EXP, HD_LOG, HD_SQRT, HD_RSQRT, HD_SIN, HD_COS, HD_TANH, HD_SIGMOID, HD_RELU,
@@ -123,6 +124,8 @@ typedef struct {
 typedef struct { hd_view p, g, m; double lr, momentum, weight_decay, grad_scale; bool nesterov; } hd_sgd_args; // m may be absent
 typedef struct { hd_view a, b; double weight; } hd_lerp_args; // a += weight * (b - a), in place
 
+// clang-format on
+
 typedef struct hd_backend {
     int api_version;
     const char *name;
@@ -170,7 +173,7 @@ int hd_unary_needs(hd_unary op);
 
 extern const hd_backend hd_backend_ref;
 
-const hd_backend *hd_be(void);               // the one in use
+const hd_backend *hd_be(void);                 // the one in use
 hd_status hd_backend_select(const char *name); // "cpu" or "ref"
 
 #endif

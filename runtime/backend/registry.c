@@ -48,10 +48,24 @@ hd_status hd_backend_select(const char *name) {
 int hd_unary_needs(hd_unary op) {
     enum { X = 1, Y = 2 };
     switch (op) {
-    case HD_EXP: case HD_SQRT: case HD_RSQRT: case HD_TANH: case HD_SIGMOID: case HD_RECIPROCAL: case HD_RELU:
-    case HD_EXPM1: case HD_SOFTPLUS:
+    case HD_EXP:
+    case HD_SQRT:
+    case HD_RSQRT:
+    case HD_TANH:
+    case HD_SIGMOID:
+    case HD_RECIPROCAL:
+    case HD_RELU:
+    case HD_EXPM1:
+    case HD_SOFTPLUS:
         return Y;
-    case HD_NEG: case HD_SCALE: case HD_FLOOR: case HD_CEIL: case HD_ROUND: case HD_SIGN: case HD_NOT: case HD_ISFINITE:
+    case HD_NEG:
+    case HD_SCALE:
+    case HD_FLOOR:
+    case HD_CEIL:
+    case HD_ROUND:
+    case HD_SIGN:
+    case HD_NOT:
+    case HD_ISFINITE:
         return 0;
     default:
         return X;

@@ -1,7 +1,7 @@
-// bind/bind.h: the border between Lua and C. Only bind/ and app/ include lua.h, and only bind/ raises, as the last act of
-// a function that holds nothing.
-// A bound function: 1. checks all arguments; 2. pushes an empty tensor box; 3. calls C; 4. fills the box; 5. on failure
-// returns hd_raise(L). A box without tensor is harmless to the collector, so nothing leaks when Lua raises in between.
+// bind/bind.h: the border between Lua and C. Only bind/ and app/ include lua.h, and only bind/ raises, as the last act
+// of a function that holds nothing. A bound function: 1. checks all arguments; 2. pushes an empty tensor box; 3. calls
+// C; 4. fills the box; 5. on failure returns hd_raise(L). A box without tensor is harmless to the collector, so nothing
+// leaks when Lua raises in between.
 #ifndef HD_BIND_H
 #define HD_BIND_H
 
@@ -14,17 +14,18 @@
 #define HD_RNG_NAME "hd.Generator"
 
 // Arguments ---------------------------------------------------------------- [-0, +0, raises]
-hd_tensor *hd_check_tensor(lua_State *L, int arg);        // borrowed; a released tensor is an error
-hd_tensor *hd_test_tensor(lua_State *L, int arg);         // NULL when it is something else
-int64_t hd_check_int(lua_State *L, int arg);              // any number with an exact integer value
-hd_dtype hd_check_dtype(lua_State *L, int arg);           // "f32" ... or PyTorch's name
-hd_rng *hd_check_rng(lua_State *L, int arg);              // nil or none: the default generator
-int64_t hd_check_dim(lua_State *L, int arg);              // 1-based or negative -> 0-based or negative; 0 is an error
+hd_tensor *hd_check_tensor(lua_State *L, int arg); // borrowed; a released tensor is an error
+hd_tensor *hd_test_tensor(lua_State *L, int arg);  // NULL when it is something else
+int64_t hd_check_int(lua_State *L, int arg);       // any number with an exact integer value
+hd_dtype hd_check_dtype(lua_State *L, int arg);    // "f32" ... or PyTorch's name
+hd_rng *hd_check_rng(lua_State *L, int arg);       // nil or none: the default generator
+int64_t hd_check_dim(lua_State *L, int arg);       // 1-based or negative -> 0-based or negative; 0 is an error
 
 // Results ------------------------------------------------------------------
 // Push an empty box and give the place to store a tensor in, which then owns the reference. [-0, +1, raises]
 hd_tensor **hd_push_box(lua_State *L);
-// Make the box on top of the stack the one object of its tensor (identity, scopes). Call after storing. [-0, +0, raises]
+// Make the box on top of the stack the one object of its tensor (identity, scopes). Call after storing. [-0, +0,
+// raises]
 int hd_box_done(lua_State *L); // returns 1, so that `return hd_box_done(L)` reads well
 // Push a tensor that C also holds (a gradient): the same Lua object each time. Retains. [-0, +1, raises]
 void hd_push_tensor(lua_State *L, hd_tensor *x);
@@ -33,23 +34,23 @@ void hd_collect_if_due(lua_State *L);
 
 // Errors: misuse raises at the user's line (frames of C and of hdlua's own lib/ are skipped; the path of the nn layer
 // that was running is put in front); the outside world returns nil, message.
-int hd_raise(lua_State *L);                               // with hd_message()
+int hd_raise(lua_State *L); // with hd_message()
 int hd_raisef(lua_State *L, const char *format, ...) __attribute__((format(printf, 2, 3)));
-int hd_return_failure(lua_State *L);                      // nil, hd_message()
+int hd_return_failure(lua_State *L); // nil, hd_message()
 
 int hd_raise_text(lua_State *L, const char *text);
-int hd_edit_distance(const char *a, const char *b);       // Levenshtein's, for "did you mean"; 64 for long words
+int hd_edit_distance(const char *a, const char *b); // Levenshtein's, for "did you mean"; 64 for long words
 
 // Between the files of bind/ -------------------------------------------------
 struct hd_op;
 struct hd_op_args;
 // Run an op, push its result: collects if due, retries once after collecting when memory runs out. [-0, +1, raises]
 int hd_apply(lua_State *L, const struct hd_op *op, int nin, hd_tensor **in, const struct hd_op_args *args);
-void hd_collect(lua_State *L);                            // a full collection, now
-void hd_collect_before_sweep(lua_State *L);               // as hd_collect_if_due, sooner
-void hd_box_release(lua_State *L, int index);             // let a box's tensor go
-int hd_box_collect(lua_State *L);                         // its __gc
-void hd_scope_add(lua_State *L);                          // the box on top belongs to the open scope, if any
+void hd_collect(lua_State *L);                // a full collection, now
+void hd_collect_before_sweep(lua_State *L);   // as hd_collect_if_due, sooner
+void hd_box_release(lua_State *L, int index); // let a box's tensor go
+int hd_box_collect(lua_State *L);             // its __gc
+void hd_scope_add(lua_State *L);              // the box on top belongs to the open scope, if any
 
 // Each file of bind/ adds its functions to the table hd.core on top of the stack. [-0, +0, raises]
 void hd_bind_boxes(lua_State *L);

@@ -7,8 +7,8 @@
 #include <stdbool.h>
 
 void hd_threads_init(void); // call once at start, before any BLAS or OpenMP use
-bool hd_one_openmp(void);   // false: this program and OpenBLAS have an OpenMP each, and the settings here reach only one
-int hd_threads(void);       // threads a parallel region asks for, >= 1
+bool hd_one_openmp(void); // false: this program and OpenBLAS have an OpenMP each, and the settings here reach only one
+int hd_threads(void);     // threads a parallel region asks for, >= 1
 void hd_set_threads(int n); // 1 to 256; outside values are clamped
 int hd_cores(void);         // processors this process may run on
 

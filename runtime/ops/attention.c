@@ -28,8 +28,10 @@ static hd_status check_qkv(const hd_tensor *q, const hd_tensor *k, const hd_tens
         fits = q->shape[d] == k->shape[d] && q->shape[d] == v->shape[d];
     fits = fits && q->shape[n - 1] == k->shape[n - 1] && k->shape[n - 2] == v->shape[n - 2];
     return fits ? HD_OK
-                : hd_fail(HD_ESHAPE, "%s: shapes do not fit: got query %s, key %s, value %s, expected [..,tq,d], [..,tk,d], [..,tk,e]",
-                          where, hd_tensor_text(q), hd_tensor_text(k), hd_tensor_text(v));
+                : hd_fail(
+                      HD_ESHAPE,
+                      "%s: shapes do not fit: got query %s, key %s, value %s, expected [..,tq,d], [..,tk,d], [..,tk,e]",
+                      where, hd_tensor_text(q), hd_tensor_text(k), hd_tensor_text(v));
 }
 
 static double scale_of(const hd_op_call *c, int64_t d) {

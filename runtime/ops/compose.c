@@ -21,8 +21,9 @@ hd_status hd_broadcast(const char *where, const hd_tensor *a, const hd_tensor *b
         const int da = d - (n - a->ndim), db = d - (n - b->ndim);
         const int64_t ea = da < 0 ? 1 : a->shape[da], eb = db < 0 ? 1 : b->shape[db];
         if (ea != eb && ea != 1 && eb != 1)
-            return hd_fail(HD_ESHAPE, "%s: shapes do not broadcast: got %s and %s, expected dimension %d to agree or be 1",
-                           where, hd_tensor_text(a), hd_tensor_text(b), d + 1);
+            return hd_fail(HD_ESHAPE,
+                           "%s: shapes do not broadcast: got %s and %s, expected dimension %d to agree or be 1", where,
+                           hd_tensor_text(a), hd_tensor_text(b), d + 1);
         shape[d] = ea == 1 ? eb : ea;
     }
     *ndim = n;
@@ -162,12 +163,12 @@ hd_status hd_do_binary(hd_binary op, const hd_tensor *a, const hd_tensor *b, hd_
     const hd_dtype dtype = op >= HD_LT && op <= HD_OR ? HD_BOOL : a->dtype;
     const hd_tensor *model = a->ndim == ndim && memcmp(a->shape, shape, (size_t)ndim * sizeof *shape) == 0   ? a
                              : b->ndim == ndim && memcmp(b->shape, shape, (size_t)ndim * sizeof *shape) == 0 ? b
-                                                                                                              : NULL;
+                                                                                                             : NULL;
     HD_CHECK(model ? hd_tensor_new_like(model, dtype, &y) : hd_tensor_new(dtype, ndim, shape, HD_ROW_MAJOR, &y));
-    return give(hd_be()->binary(&(hd_binary_args){op, hd_view_broadcast(hd_tensor_as_view(a), ndim, shape),
-                                                  hd_view_broadcast(hd_tensor_as_view(b), ndim, shape),
-                                                  hd_tensor_as_view(y)}),
-                y, out);
+    return give(
+        hd_be()->binary(&(hd_binary_args){op, hd_view_broadcast(hd_tensor_as_view(a), ndim, shape),
+                                          hd_view_broadcast(hd_tensor_as_view(b), ndim, shape), hd_tensor_as_view(y)}),
+        y, out);
 }
 
 hd_status hd_do_add_into(hd_tensor *a, const hd_tensor *b) {

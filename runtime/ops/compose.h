@@ -5,30 +5,31 @@
 
 #include "ops/op.h"
 
-hd_status hd_do_copy(const hd_tensor *x, hd_tensor *y);                            // y = x, same shape, types may differ
-hd_status hd_do_cast(hd_tensor *x, hd_dtype dtype, hd_tensor **out);               // x retained when it has the type
-hd_status hd_do_clone(const hd_tensor *x, hd_layout layout, hd_tensor **out);      // dense copy
-hd_status hd_do_contiguous(hd_tensor *x, hd_tensor **out);                         // x retained when row-major already
-hd_status hd_do_channels_last(hd_tensor *x, hd_tensor **out);                      // x retained when channels-last already
+hd_status hd_do_copy(const hd_tensor *x, hd_tensor *y);                       // y = x, same shape, types may differ
+hd_status hd_do_cast(hd_tensor *x, hd_dtype dtype, hd_tensor **out);          // x retained when it has the type
+hd_status hd_do_clone(const hd_tensor *x, hd_layout layout, hd_tensor **out); // dense copy
+hd_status hd_do_contiguous(hd_tensor *x, hd_tensor **out);                    // x retained when row-major already
+hd_status hd_do_channels_last(hd_tensor *x, hd_tensor **out);                 // x retained when channels-last already
 hd_status hd_do_fill(hd_tensor *x, double value);
 hd_status hd_do_full_like(const hd_tensor *x, double value, hd_tensor **out);
 hd_status hd_do_unary(hd_unary op, const hd_tensor *x, double a, double b, hd_tensor **out);
 hd_status hd_do_binary(hd_binary op, const hd_tensor *a, const hd_tensor *b, hd_tensor **out); // broadcasts; one type
 hd_status hd_do_scale(const hd_tensor *x, double factor, hd_tensor **out);
-hd_status hd_do_add_into(hd_tensor *a, const hd_tensor *b);                        // a += b, same shape
-hd_status hd_do_sum_dims(const hd_tensor *x, hd_reduce op, const bool *reduced, bool keepdim, hd_dtype dtype, hd_tensor **out);
+hd_status hd_do_add_into(hd_tensor *a, const hd_tensor *b); // a += b, same shape
+hd_status hd_do_sum_dims(const hd_tensor *x, hd_reduce op, const bool *reduced, bool keepdim, hd_dtype dtype,
+                         hd_tensor **out);
 // The gradient of broadcasting: x summed down to the given shape. x retained when nothing is to be summed.
 hd_status hd_do_sum_to(hd_tensor *x, int ndim, const int64_t *shape, hd_tensor **out);
-hd_status hd_do_matmul(const hd_tensor *a, const hd_tensor *b, hd_tensor **out);   // 2-D, or equal leading dims
-hd_status hd_do_transposed(const hd_tensor *x, int d1, int d2, hd_tensor **out);   // a view
+hd_status hd_do_matmul(const hd_tensor *a, const hd_tensor *b, hd_tensor **out); // 2-D, or equal leading dims
+hd_status hd_do_transposed(const hd_tensor *x, int d1, int d2, hd_tensor **out); // a view
 
 // Shapes ---------------------------------------------------------------------
 // Resolve a dimension of an ndim-D tensor: 0-based or negative -> 0-based; HD_ESHAPE names `where` and the range.
 hd_status hd_dim(const char *where, int64_t dim, int ndim, int *out);
 hd_status hd_broadcast(const char *where, const hd_tensor *a, const hd_tensor *b, int *ndim, int64_t *shape);
 hd_view hd_view_broadcast(hd_view v, int ndim, const int64_t *shape); // stride 0 where v is repeated
-hd_dtype hd_promote(const hd_tensor *a, const hd_tensor *b);          // f64 > f32 > i64 > i32 > u8 > bool; 0-d tensors yield
-hd_status hd_check_float(const char *where, const hd_tensor *x);      // HD_EARG unless f32 or f64
+hd_dtype hd_promote(const hd_tensor *a, const hd_tensor *b);     // f64 > f32 > i64 > i32 > u8 > bool; 0-d tensors yield
+hd_status hd_check_float(const char *where, const hd_tensor *x); // HD_EARG unless f32 or f64
 hd_status hd_check_ndim(const char *where, const char *what, const hd_tensor *x, int ndim);
 hd_status hd_check_same_dtype(const char *where, const hd_tensor *a, const char *what, const hd_tensor *b);
 

@@ -30,9 +30,12 @@ static hd_conv_args kernel_args(const hd_op_call *c) {
 static hd_status check_options(const hd_op_call *c, const char *where) {
     for (int d = 0; d < c->aux; d++)
         if (stride_of(c->args, d) < 1 || c->args->padding[d] < 0 || c->args->dilation[d] < 1 || c->args->groups < 1)
-            return hd_fail(HD_EARG, "%s: bad option: got stride %lld, padding %lld, dilation %lld, groups %lld, expected stride, "
-                           "dilation, groups >= 1 and padding >= 0", where, (long long)stride_of(c->args, d),
-                           (long long)c->args->padding[d], (long long)c->args->dilation[d], (long long)c->args->groups);
+            return hd_fail(
+                HD_EARG,
+                "%s: bad option: got stride %lld, padding %lld, dilation %lld, groups %lld, expected stride, "
+                "dilation, groups >= 1 and padding >= 0",
+                where, (long long)stride_of(c->args, d), (long long)c->args->padding[d],
+                (long long)c->args->dilation[d], (long long)c->args->groups);
     return HD_OK;
 }
 
@@ -48,14 +51,16 @@ static hd_status check_operands(const hd_op_call *c, const char *where, bool tra
     const int64_t channels = transposed ? w->shape[0] : w->shape[1] * groups;
     const int64_t filters = transposed ? w->shape[1] * groups : w->shape[0];
     if (x->shape[1] != channels)
-        return hd_fail(HD_ESHAPE, "%s: channel count differs: got input %s (%lld channels), expected %lld from weight %s%s",
-                       where, hd_tensor_text(x), (long long)x->shape[1], (long long)channels, hd_tensor_text(w),
+        return hd_fail(HD_ESHAPE,
+                       "%s: channel count differs: got input %s (%lld channels), expected %lld from weight %s%s", where,
+                       hd_tensor_text(x), (long long)x->shape[1], (long long)channels, hd_tensor_text(w),
                        groups > 1 ? " and groups" : "");
     if ((transposed ? channels : filters) % groups != 0)
         return hd_fail(HD_ESHAPE, "%s: groups do not divide the channels: got weight %s, groups %lld", where,
                        hd_tensor_text(w), (long long)groups);
     if (b && (b->ndim != 1 || b->shape[0] != filters))
-        return hd_fail(HD_ESHAPE, "%s: bias differs: got %s, expected [%lld]", where, hd_tensor_text(b), (long long)filters);
+        return hd_fail(HD_ESHAPE, "%s: bias differs: got %s, expected [%lld]", where, hd_tensor_text(b),
+                       (long long)filters);
     return HD_OK;
 }
 
@@ -89,8 +94,9 @@ static hd_status conv_extents(const hd_op_call *c, const char *where, int64_t *o
     for (int d = 0; d < c->aux; d++) {
         const int64_t reach = a->dilation[d] * (w->shape[d + 2] - 1) + 1, room = x->shape[d + 2] + 2 * a->padding[d];
         if (room < reach || w->shape[d + 2] < 1)
-            return hd_fail(HD_ESHAPE, "%s: kernel is larger than the padded input: got input %s, weight %s, padding %lld",
-                           where, hd_tensor_text(x), hd_tensor_text(w), (long long)a->padding[d]);
+            return hd_fail(HD_ESHAPE,
+                           "%s: kernel is larger than the padded input: got input %s, weight %s, padding %lld", where,
+                           hd_tensor_text(x), hd_tensor_text(w), (long long)a->padding[d]);
         out[d] = (room - reach) / stride_of(a, d) + 1;
     }
     return HD_OK;
@@ -140,7 +146,8 @@ hd_status hd_conv_backward(hd_op_call *c) {
     return HD_OK;
 }
 
-// Transposed convolution: weight [c, k/groups, r, s]; the convolution whose input gradient it is maps k to c channels ----
+// Transposed convolution: weight [c, k/groups, r, s]; the convolution whose input gradient it is maps k to c channels
+// ----
 
 static hd_status transposed_extents(const hd_op_call *c, const char *where, int64_t *out) {
     const hd_op_args *a = c->args;
@@ -149,9 +156,11 @@ static hd_status transposed_extents(const hd_op_call *c, const char *where, int6
                  a->dilation[d] * (c->in[1]->shape[d + 2] - 1) + a->output_padding[d] + 1;
         if (out[d] < 1 || a->output_padding[d] < 0 ||
             (a->output_padding[d] >= stride_of(a, d) && a->output_padding[d] >= a->dilation[d]))
-            return hd_fail(HD_ESHAPE, "%s: sizes do not fit: got input %s, weight %s, stride %lld, padding %lld, output_padding %lld",
-                           where, hd_tensor_text(c->in[0]), hd_tensor_text(c->in[1]), (long long)stride_of(a, d),
-                           (long long)a->padding[d], (long long)a->output_padding[d]);
+            return hd_fail(
+                HD_ESHAPE,
+                "%s: sizes do not fit: got input %s, weight %s, stride %lld, padding %lld, output_padding %lld", where,
+                hd_tensor_text(c->in[0]), hd_tensor_text(c->in[1]), (long long)stride_of(a, d),
+                (long long)a->padding[d], (long long)a->output_padding[d]);
     }
     return HD_OK;
 }

@@ -122,11 +122,17 @@ static hd_status binary_output(hd_op_call *c, hd_dtype dtype, const hd_tensor *a
 static int binary_saves(const hd_op_call *c) {
     const int a = 1, b = 2;
     switch (c->aux) {
-    case HD_MUL: return (c->want[0] ? b : 0) | (c->want[1] ? a : 0);
-    case HD_DIV: return b | (c->want[1] ? a : 0);
-    case HD_POW: return a | b | (c->want[1] ? HD_SAVE_OUT : 0);
-    case HD_MAXIMUM: case HD_MINIMUM: return a | b;
-    default: return 0;
+    case HD_MUL:
+        return (c->want[0] ? b : 0) | (c->want[1] ? a : 0);
+    case HD_DIV:
+        return b | (c->want[1] ? a : 0);
+    case HD_POW:
+        return a | b | (c->want[1] ? HD_SAVE_OUT : 0);
+    case HD_MAXIMUM:
+    case HD_MINIMUM:
+        return a | b;
+    default:
+        return 0;
     }
 }
 
@@ -201,8 +207,13 @@ static hd_status pow_gradient(hd_op_call *c, int i, const hd_tensor *a, const hd
     hd_tensor *t, *one;
     if (i == 0 && !c->in[1]) { // d(x^s)/dx = s x^(s-1)
         HD_CHECK(hd_tensor_new_like(c->dout, c->dout->dtype, dz));
-        return hd_be()->unary_back(&(hd_unary_back_args){HD_POW_S, hd_tensor_as_view(a), {0}, hd_tensor_as_view(c->dout),
-                                                         hd_tensor_as_view(*dz), c->args->value, 0});
+        return hd_be()->unary_back(&(hd_unary_back_args){HD_POW_S,
+                                                         hd_tensor_as_view(a),
+                                                         {0},
+                                                         hd_tensor_as_view(c->dout),
+                                                         hd_tensor_as_view(*dz),
+                                                         c->args->value,
+                                                         0});
     }
     if (i == 0) { // b a^(b-1)
         HD_CHECK(hd_do_full_like(b, 1, &one));
@@ -234,17 +245,25 @@ static hd_status extremum_gradient(hd_op_call *c, int i, const hd_tensor *a, con
 
 static hd_status operand_gradient(hd_op_call *c, int i, const hd_tensor *a, const hd_tensor *b, hd_tensor **dz) {
     switch (c->aux) {
-    case HD_ADD: *dz = hd_tensor_retain(c->dout); return HD_OK;
+    case HD_ADD:
+        *dz = hd_tensor_retain(c->dout);
+        return HD_OK;
     case HD_SUB:
         if (i == 1)
             return hd_do_unary(HD_NEG, c->dout, 0, 0, dz);
         *dz = hd_tensor_retain(c->dout);
         return HD_OK;
-    case HD_MUL: return hd_do_binary(HD_MUL, c->dout, i == 0 ? b : a, dz);
-    case HD_DIV: return div_gradient(c, i, b, dz);
-    case HD_POW: return pow_gradient(c, i, a, b, dz);
-    case HD_MAXIMUM: case HD_MINIMUM: return extremum_gradient(c, i, a, b, dz);
-    default: return hd_fail(HD_EARG, "backward: this operation is not differentiable");
+    case HD_MUL:
+        return hd_do_binary(HD_MUL, c->dout, i == 0 ? b : a, dz);
+    case HD_DIV:
+        return div_gradient(c, i, b, dz);
+    case HD_POW:
+        return pow_gradient(c, i, a, b, dz);
+    case HD_MAXIMUM:
+    case HD_MINIMUM:
+        return extremum_gradient(c, i, a, b, dz);
+    default:
+        return hd_fail(HD_EARG, "backward: this operation is not differentiable");
     }
 }
 
@@ -276,7 +295,8 @@ hd_status hd_where_forward(hd_op_call *c) {
     int ndim = cond->ndim;
     int64_t shape[HD_MAX_DIMS], cell = 0;
     if (cond->dtype != HD_BOOL)
-        return hd_fail(HD_EARG, "where: condition has the wrong type: got %s, expected bool", hd_dtype_name(cond->dtype));
+        return hd_fail(HD_EARG, "where: condition has the wrong type: got %s, expected bool",
+                       hd_dtype_name(cond->dtype));
     if (!a && !b)
         return hd_fail(HD_EARG, "where: got two numbers, expected a tensor at least once");
     const hd_dtype dtype = a && b ? hd_promote(a, b) : (a ? a : b)->dtype;
@@ -322,7 +342,8 @@ hd_status hd_where_backward(hd_op_call *c) {
             continue;
         HD_CHECK(hd_tensor_new_like(dy, dy->dtype, &dz));
         const hd_view v = hd_tensor_as_view(dy);
-        hd_status status = hd_be()->where(&(hd_where_args){cond, i == 1 ? v : none, i == 1 ? none : v, hd_tensor_as_view(dz)});
+        hd_status status =
+            hd_be()->where(&(hd_where_args){cond, i == 1 ? v : none, i == 1 ? none : v, hd_tensor_as_view(dz)});
         if (status == HD_OK)
             status = hd_do_sum_to(dz, c->in_ndim[i], c->in_shape[i], &c->din[i]);
         hd_tensor_release(dz);

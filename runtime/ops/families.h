@@ -4,7 +4,9 @@
 
 #include "ops/compose.h"
 
-#define HD_RULE(name) hd_status hd_##name##_forward(hd_op_call *); hd_status hd_##name##_backward(hd_op_call *)
+#define HD_RULE(name)                                                                                                  \
+    hd_status hd_##name##_forward(hd_op_call *);                                                                       \
+    hd_status hd_##name##_backward(hd_op_call *)
 
 HD_RULE(unary); // elementwise.c
 HD_RULE(binary);
@@ -38,7 +40,7 @@ HD_RULE(conv); // conv.c
 HD_RULE(conv_transpose);
 HD_RULE(group_norm); // norm.c
 HD_RULE(layer_norm);
-HD_RULE(attention); // attention.c
+HD_RULE(attention);   // attention.c
 HD_RULE(interpolate); // resize.c
 HD_RULE(pool);
 HD_RULE(index_select); // index.c

@@ -108,8 +108,8 @@ hd_status hd_gather_forward(hd_op_call *c) {
     for (int d = 0; fits && d < x->ndim; d++)
         fits = d == dim || index->shape[d] <= x->shape[d];
     if (!fits)
-        return hd_fail(HD_ESHAPE, "gather: index does not fit: got %s for input %s and dimension %d", hd_tensor_text(index),
-                       hd_tensor_text(x), dim + 1);
+        return hd_fail(HD_ESHAPE, "gather: index does not fit: got %s for input %s and dimension %d",
+                       hd_tensor_text(index), hd_tensor_text(x), dim + 1);
     HD_CHECK(zero_based("gather", index, x->shape[dim], &c->saved[0]));
     HD_CHECK(hd_tensor_new(x->dtype, index->ndim, index->shape, HD_ROW_MAJOR, &c->out));
     return hd_be()->gather(

@@ -41,8 +41,7 @@ hd_status hd_cat_forward(hd_op_call *c) {
     HD_CHECK(hd_tensor_new(dtype, first->ndim, shape, channels_last ? HD_CHANNELS_LAST : HD_ROW_MAJOR, &c->out));
     for (int i = 0; i < c->nin; i++) {
         const hd_tensor *x = c->in[i];
-        HD_CHECK(hd_be()->copy(
-            &(hd_copy_args){hd_tensor_as_view(x), part_of(c->out, dim, start, x->shape[dim])}));
+        HD_CHECK(hd_be()->copy(&(hd_copy_args){hd_tensor_as_view(x), part_of(c->out, dim, start, x->shape[dim])}));
         start += x->shape[dim];
     }
     return HD_OK;
@@ -64,15 +63,15 @@ hd_status hd_cat_backward(hd_op_call *c) {
 
 // pad: args->pads as PyTorch's F.pad: (before, after) of the last dimension first; negative values crop.
 typedef struct {
-    int64_t shape[HD_MAX_DIMS];                  // of the padded tensor
-    int64_t from[HD_MAX_DIMS], to[HD_MAX_DIMS];  // where the kept part begins in x, and in y
-    int64_t kept[HD_MAX_DIMS];                   // its extents
+    int64_t shape[HD_MAX_DIMS];                 // of the padded tensor
+    int64_t from[HD_MAX_DIMS], to[HD_MAX_DIMS]; // where the kept part begins in x, and in y
+    int64_t kept[HD_MAX_DIMS];                  // its extents
 } pad_plan;
 
 static hd_status plan_pad(const hd_op_args *args, int ndim, const int64_t *shape, pad_plan *p) {
     if (args->npads % 2 != 0 || args->npads > 2 * ndim)
-        return hd_fail(HD_EARG, "pad: wrong number of widths: got %d, expected pairs for at most %d dimensions", args->npads,
-                       ndim);
+        return hd_fail(HD_EARG, "pad: wrong number of widths: got %d, expected pairs for at most %d dimensions",
+                       args->npads, ndim);
     for (int d = 0; d < ndim; d++) {
         const int i = 2 * (ndim - 1 - d);
         const int64_t before = i < args->npads ? args->pads[i] : 0, after = i < args->npads ? args->pads[i + 1] : 0;

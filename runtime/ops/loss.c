@@ -8,8 +8,8 @@ hd_status hd_mse_loss_forward(hd_op_call *c) { // mean((x - y)^2) over all eleme
     HD_CHECK(hd_check_float("mse_loss", x));
     HD_CHECK(hd_check_same_dtype("mse_loss", x, "target", y));
     if (!hd_same_shape(x, y))
-        return hd_fail(HD_ESHAPE, "mse_loss: shapes differ: got input %s, expected %s from the target", hd_tensor_text(x),
-                       hd_tensor_text(y));
+        return hd_fail(HD_ESHAPE, "mse_loss: shapes differ: got input %s, expected %s from the target",
+                       hd_tensor_text(x), hd_tensor_text(y));
     for (int d = 0; d < x->ndim; d++)
         all[d] = true;
     HD_CHECK(hd_do_binary(HD_SUB, x, y, &difference));

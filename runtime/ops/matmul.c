@@ -1,14 +1,15 @@
 // ops/matmul.c: matrix products: matmul with PyTorch's rules for 1-D and batched operands, and linear layers.
 // Layer: ops. Calls: backend matmul. Called by: autograd, bind.
-// a [.., m, k], b [.., k, n] -> [.., m, n]; a 1-D a is a row, a 1-D b a column, and that dimension goes from the result.
+// a [.., m, k], b [.., k, n] -> [.., m, n]; a 1-D a is a row, a 1-D b a column, and that dimension goes from the
+// result.
 #include "ops/families.h"
 #include <string.h>
 
 // Operands as views of one rank with broadcast leading dimensions.
 typedef struct {
     hd_view a, b;
-    int ndim;                       // of the product with its vector dimensions still there
-    int64_t shape[HD_MAX_DIMS];     // the same
+    int ndim;                   // of the product with its vector dimensions still there
+    int64_t shape[HD_MAX_DIMS]; // the same
 } matmul_plan;
 
 static hd_view as_matrix(const hd_tensor *x, bool row) {
@@ -102,7 +103,8 @@ static hd_status operand_gradient(hd_view left, hd_view right, int ndim, const i
         status = hd_do_sum_to(full, n, matrix, &summed);
         if (status == HD_OK) {
             const int64_t stride = summed->strides[row ? 1 : 0];
-            status = hd_tensor_view(summed, in_ndim, in_shape, in_ndim == 1 ? &stride : summed->strides, summed->offset, out);
+            status = hd_tensor_view(summed, in_ndim, in_shape, in_ndim == 1 ? &stride : summed->strides, summed->offset,
+                                    out);
             hd_tensor_release(summed);
         }
     }
@@ -115,7 +117,8 @@ hd_status hd_matmul_backward(hd_op_call *c) {
     // Rebuild the plan from shapes: a saved operand is missing where nobody needs it.
     hd_tensor ghost[2];
     for (int i = 0; i < 2; i++) {
-        ghost[i] = c->in[i] ? *c->in[i] : (hd_tensor){.dtype = dtype, .ndim = c->in_ndim[i], .storage = c->dout->storage};
+        ghost[i] =
+            c->in[i] ? *c->in[i] : (hd_tensor){.dtype = dtype, .ndim = c->in_ndim[i], .storage = c->dout->storage};
         memcpy(ghost[i].shape, c->in_shape[i], sizeof ghost[i].shape);
     }
     matmul_plan p;
@@ -159,7 +162,8 @@ static hd_status check_linear(const hd_tensor *x, const hd_tensor *w, const hd_t
     HD_CHECK(hd_check_same_dtype("linear", x, "weight", w));
     HD_CHECK(hd_check_same_dtype("linear", x, "bias", b));
     if (x->ndim == 0 || x->shape[x->ndim - 1] != w->shape[1])
-        return hd_fail(HD_ESHAPE, "linear: feature count differs: got input %s, expected last dimension %lld from weight %s",
+        return hd_fail(HD_ESHAPE,
+                       "linear: feature count differs: got input %s, expected last dimension %lld from weight %s",
                        hd_tensor_text(x), (long long)w->shape[1], hd_tensor_text(w));
     if (b && (b->ndim != 1 || b->shape[0] != w->shape[0]))
         return hd_fail(HD_ESHAPE, "linear: bias differs: got %s, expected [%lld]", hd_tensor_text(b),
@@ -207,8 +211,8 @@ hd_status hd_linear_backward(hd_op_call *c) {
         if (status == HD_OK)
             status = hd_tensor_new(c->dout->dtype, 2, c->in_shape[1], HD_ROW_MAJOR, &c->din[1]);
         if (status == HD_OK)
-            status = hd_be()->matmul(&(hd_matmul_args){swapped(hd_tensor_as_view(dy)), hd_tensor_as_view(x),
-                                                       hd_tensor_as_view(c->din[1])});
+            status = hd_be()->matmul(
+                &(hd_matmul_args){swapped(hd_tensor_as_view(dy)), hd_tensor_as_view(x), hd_tensor_as_view(c->din[1])});
         hd_tensor_release(x);
     }
     if (status == HD_OK && c->nin > 2 && c->want[2]) {

@@ -64,10 +64,16 @@ static hd_status run_forward(hd_op_call *c, hd_view x, hd_view y, int64_t groups
     if (status == HD_OK && c->nin > 2 && c->in[2])
         status = hd_do_contiguous(c->in[2], &b);
     if (status == HD_OK)
-        status = hd_be()->norm(&(hd_norm_args){.x = x, .w = flat(w), .b = flat(b), .y = y,
+        status = hd_be()->norm(&(hd_norm_args){.x = x,
+                                               .w = flat(w),
+                                               .b = flat(b),
+                                               .y = y,
                                                .mean = hd_tensor_as_view(c->saved[0]),
-                                               .rstd = hd_tensor_as_view(c->saved[1]), .groups = groups,
-                                               .eps = c->args->eps, .act = (hd_activation)c->args->activation, .rms = rms});
+                                               .rstd = hd_tensor_as_view(c->saved[1]),
+                                               .groups = groups,
+                                               .eps = c->args->eps,
+                                               .act = (hd_activation)c->args->activation,
+                                               .rms = rms});
     hd_tensor_release(w);
     hd_tensor_release(b);
     return status;
@@ -85,11 +91,18 @@ static hd_status run_backward(hd_op_call *c, hd_view x, hd_view dy, hd_view dx, 
     if (status == HD_OK && c->nin > 2 && c->in[2])
         status = hd_do_contiguous(c->in[2], &b);
     if (status == HD_OK)
-        status = hd_be()->norm_back(&(hd_norm_back_args){
-            .x = x, .w = flat(w), .b = flat(b), .mean = hd_tensor_as_view(c->saved[0]),
-            .rstd = hd_tensor_as_view(c->saved[1]), .dy = dy, .dx = dx, .dw = flat(c->din[1]),
-            .db = flat(c->nin > 2 ? c->din[2] : NULL), .groups = groups, .act = (hd_activation)c->args->activation,
-            .rms = rms});
+        status = hd_be()->norm_back(&(hd_norm_back_args){.x = x,
+                                                         .w = flat(w),
+                                                         .b = flat(b),
+                                                         .mean = hd_tensor_as_view(c->saved[0]),
+                                                         .rstd = hd_tensor_as_view(c->saved[1]),
+                                                         .dy = dy,
+                                                         .dx = dx,
+                                                         .dw = flat(c->din[1]),
+                                                         .db = flat(c->nin > 2 ? c->din[2] : NULL),
+                                                         .groups = groups,
+                                                         .act = (hd_activation)c->args->activation,
+                                                         .rms = rms});
     hd_tensor_release(w);
     hd_tensor_release(b);
     return status;
@@ -115,8 +128,8 @@ hd_status hd_group_norm_forward(hd_op_call *c) {
     if (x->ndim < 2)
         return hd_fail(HD_ESHAPE, "group_norm: got input %s, expected [n,c,...]", hd_tensor_text(x));
     if (groups < 1 || x->shape[1] % groups != 0)
-        return hd_fail(HD_ESHAPE, "group_norm: groups do not divide the channels: got %lld groups for input %s", (long long)groups,
-                       hd_tensor_text(x));
+        return hd_fail(HD_ESHAPE, "group_norm: groups do not divide the channels: got %lld groups for input %s",
+                       (long long)groups, hd_tensor_text(x));
     HD_CHECK(check_affine("group_norm", x, c->in[1], "weight", 1, &x->shape[1]));
     HD_CHECK(check_affine("group_norm", x, c->in[2], "bias", 1, &x->shape[1]));
     HD_CHECK(dense_input(x, &dense));
@@ -145,7 +158,8 @@ hd_status hd_group_norm_backward(hd_op_call *c) {
     if (status == HD_OK && c->want[0])
         status = hd_tensor_new_like(x, x->dtype, &c->din[0]);
     if (status == HD_OK)
-        status = run_backward(c, as_ncp(x), as_ncp(dy), c->din[0] ? as_ncp(c->din[0]) : (hd_view){0}, c->args->groups, false);
+        status = run_backward(c, as_ncp(x), as_ncp(dy), c->din[0] ? as_ncp(c->din[0]) : (hd_view){0}, c->args->groups,
+                              false);
     hd_tensor_release(x);
     hd_tensor_release(dy);
     return status;

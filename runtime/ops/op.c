@@ -22,12 +22,20 @@ const hd_op *hd_op_find(const char *name) {
 
 hd_op_args hd_op_args_default(void) {
     return (hd_op_args){
-        .dim = HD_UNSET, .dim2 = HD_UNSET, .index = HD_UNSET, .start = HD_UNSET, .length = HD_UNSET,
+        .dim = HD_UNSET,
+        .dim2 = HD_UNSET,
+        .index = HD_UNSET,
+        .start = HD_UNSET,
+        .length = HD_UNSET,
         .groups = 1,
-        .kernel = {1, 1}, .stride = {HD_UNSET, HD_UNSET}, .dilation = {1, 1},
+        .kernel = {1, 1},
+        .stride = {HD_UNSET, HD_UNSET},
+        .dilation = {1, 1},
         .size = {HD_UNSET, HD_UNSET},
         .scale_factor = {NAN, NAN},
-        .alpha = NAN, .beta = NAN, .scale = NAN,
+        .alpha = NAN,
+        .beta = NAN,
+        .scale = NAN,
         .eps = 1e-5,
         .unbiased = true,
     };

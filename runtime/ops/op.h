@@ -1,5 +1,6 @@
-// ops/op.h: what an operation is. One descriptor holds its forward and its backward rule; ops/op_list.def lists them all.
-// Layer: ops. An op checks shapes, allocates outputs and calls the back-end table; it knows neither Lua nor the tape.
+// ops/op.h: what an operation is. One descriptor holds its forward and its backward rule; ops/op_list.def lists them
+// all. Layer: ops. An op checks shapes, allocates outputs and calls the back-end table; it knows neither Lua nor the
+// tape.
 #ifndef HD_OP_H
 #define HD_OP_H
 
@@ -32,14 +33,15 @@ typedef struct hd_op_args {
     bool keepdim, align_corners, unbiased;
 } hd_op_args;
 
-// Defaults: dilations and groups 1, eps 1e-5, unbiased, strides HD_UNSET, other integers HD_UNSET and numbers NaN where unset has a meaning.
+// Defaults: dilations and groups 1, eps 1e-5, unbiased, strides HD_UNSET, other integers HD_UNSET and numbers NaN where
+// unset has a meaning.
 hd_op_args hd_op_args_default(void);
 
 #define HD_MAX_SAVED 2
 
-// One call of an op. forward reads in and args, sets *out (and may set saved[]: extra results that only backward reads).
-// backward reads in (those of op->saves), out (if op->saves has HD_SAVE_OUT), saved, dout, and sets din[i] wherever want[i].
-// A din may be `dout` retained. Absent optional inputs are NULL.
+// One call of an op. forward reads in and args, sets *out (and may set saved[]: extra results that only backward
+// reads). backward reads in (those of op->saves), out (if op->saves has HD_SAVE_OUT), saved, dout, and sets din[i]
+// wherever want[i]. A din may be `dout` retained. Absent optional inputs are NULL.
 typedef struct hd_op_call {
     int nin;
     hd_tensor **in;

@@ -6,7 +6,8 @@
 #include <string.h>
 
 // Mark the dimensions that are reduced, and count the elements of each sum.
-static hd_status reduced_dims(const hd_op_call *c, const char *where, const hd_tensor *x, bool *reduced, int64_t *count) {
+static hd_status reduced_dims(const hd_op_call *c, const char *where, const hd_tensor *x, bool *reduced,
+                              int64_t *count) {
     const int n = c->args->ndims;
     *count = 1;
     for (int d = 0; d < x->ndim; d++)
@@ -69,7 +70,8 @@ hd_status hd_reduce_forward(hd_op_call *c) {
 }
 
 // dout [kept dims] as a view that repeats along the reduced ones.
-static hd_status expand_reduced(const hd_tensor *t, int ndim, const int64_t *shape, const bool *reduced, hd_tensor **out) {
+static hd_status expand_reduced(const hd_tensor *t, int ndim, const int64_t *shape, const bool *reduced,
+                                hd_tensor **out) {
     int64_t strides[HD_MAX_DIMS];
     const bool kept = t->ndim == ndim; // reduced dimensions may have been kept with extent 1
     for (int d = 0, at = 0; d < ndim; d++) {
@@ -120,8 +122,12 @@ hd_status hd_reduce_backward(hd_op_call *c) {
         status = expand_reduced(c->out, shape_only.ndim, shape_only.shape, reduced, &y);
     if (status == HD_OK) {
         switch (op) {
-        case HD_SUM: status = hd_do_clone(dy, HD_ROW_MAJOR, &c->din[0]); break;
-        case HD_MEAN: status = hd_do_scale(dy, 1.0 / (double)count, &c->din[0]); break;
+        case HD_SUM:
+            status = hd_do_clone(dy, HD_ROW_MAJOR, &c->din[0]);
+            break;
+        case HD_MEAN:
+            status = hd_do_scale(dy, 1.0 / (double)count, &c->din[0]);
+            break;
         case HD_SUMSQ: {
             hd_tensor *product;
             status = hd_do_binary(HD_MUL, c->in[0], dy, &product);
@@ -130,8 +136,12 @@ hd_status hd_reduce_backward(hd_op_call *c) {
             hd_tensor_release(product);
             break;
         }
-        case HD_PROD: status = prod_backward(c, dy, y); break;
-        default: status = extremum_backward(c, reduced, dy, y); break;
+        case HD_PROD:
+            status = prod_backward(c, dy, y);
+            break;
+        default:
+            status = extremum_backward(c, reduced, dy, y);
+            break;
         }
     }
     hd_tensor_release(dy);
@@ -270,7 +280,8 @@ hd_status hd_logsumexp_backward(hd_op_call *c) { // dx = dy * exp(x - y)
     return status;
 }
 
-// cumsum and softmax along one dimension -------------------------------------------------------------------------------
+// cumsum and softmax along one dimension
+// -------------------------------------------------------------------------------
 
 hd_status hd_cumsum_forward(hd_op_call *c) {
     int dim;

@@ -24,7 +24,8 @@ hd_status hd_interpolate_forward(hd_op_call *c) {
     int64_t spatial[2];
     HD_CHECK(check_input("interpolate", x));
     if (a->mode == HD_BILINEAR && x->ndim == 3)
-        return hd_fail(HD_EARG, "interpolate: mode 'bilinear' needs [n,c,h,w], got %s\n  hint: use mode = \"linear\"", hd_tensor_text(x));
+        return hd_fail(HD_EARG, "interpolate: mode 'bilinear' needs [n,c,h,w], got %s\n  hint: use mode = \"linear\"",
+                       hd_tensor_text(x));
     for (int d = 0; d < x->ndim - 2; d++) {
         if (a->size[d] != HD_UNSET)
             spatial[d] = a->size[d];
@@ -37,8 +38,8 @@ hd_status hd_interpolate_forward(hd_op_call *c) {
                            (long long)spatial[d], d + 3, hd_tensor_text(x));
     }
     HD_CHECK(channels_last_output(x, spatial, &c->out));
-    return hd_be()->resize(&(hd_resize_args){hd_view_as_2d(x), hd_view_as_2d(c->out), a->mode ? HD_BILINEAR : HD_NEAREST,
-                                             a->align_corners});
+    return hd_be()->resize(&(hd_resize_args){hd_view_as_2d(x), hd_view_as_2d(c->out),
+                                             a->mode ? HD_BILINEAR : HD_NEAREST, a->align_corners});
 }
 
 hd_status hd_interpolate_backward(hd_op_call *c) {
@@ -71,8 +72,9 @@ hd_status hd_pool_forward(hd_op_call *c) {
         const int k = x->ndim == 4 ? d : 1;
         const int64_t room = x->shape[d + 2] + 2 * p.padding[k] - p.kernel[k];
         if (p.kernel[k] < 1 || p.stride[k] < 1 || p.padding[k] < 0 || 2 * p.padding[k] > p.kernel[k] || room < 0)
-            return hd_fail(HD_ESHAPE, "%s: window does not fit: got input %s, kernel %lld, stride %lld, padding %lld", where,
-                           hd_tensor_text(x), (long long)p.kernel[k], (long long)p.stride[k], (long long)p.padding[k]);
+            return hd_fail(HD_ESHAPE, "%s: window does not fit: got input %s, kernel %lld, stride %lld, padding %lld",
+                           where, hd_tensor_text(x), (long long)p.kernel[k], (long long)p.stride[k],
+                           (long long)p.padding[k]);
         spatial[d] = room / p.stride[k] + 1;
     }
     HD_CHECK(channels_last_output(x, spatial, &c->out));

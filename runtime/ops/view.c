@@ -27,8 +27,8 @@ static hd_status resolve_sizes(const char *where, const hd_tensor *x, const hd_o
     return HD_OK;
 }
 
-// Strides of x under another shape, where one exists without copying: each run of old dimensions that is contiguous among
-// itself may be cut anew.
+// Strides of x under another shape, where one exists without copying: each run of old dimensions that is contiguous
+// among itself may be cut anew.
 static bool view_strides(const hd_tensor *x, int ndim, const int64_t *shape, int64_t *strides) {
     int64_t old_shape[HD_MAX_DIMS], old_strides[HD_MAX_DIMS];
     int n = 0;
@@ -61,7 +61,8 @@ static bool view_strides(const hd_tensor *x, int ndim, const int64_t *shape, int
     return true;
 }
 
-static hd_status reshaped(const char *where, hd_tensor *x, int ndim, const int64_t *shape, bool may_copy, hd_tensor **out) {
+static hd_status reshaped(const char *where, hd_tensor *x, int ndim, const int64_t *shape, bool may_copy,
+                          hd_tensor **out) {
     int64_t strides[HD_MAX_DIMS];
     hd_tensor *row_major;
     if (hd_tensor_numel(x) == 0)
@@ -173,13 +174,12 @@ hd_status hd_expand_forward(hd_op_call *c) {
         fits = shape[d] >= 0 && (have == shape[d] || have == 1);
     }
     if (!fits)
-        return hd_fail(HD_ESHAPE, "expand: shape does not fit: got %s, expected it to repeat only dimensions of extent 1 for %s",
+        return hd_fail(HD_ESHAPE,
+                       "expand: shape does not fit: got %s, expected it to repeat only dimensions of extent 1 for %s",
                        hd_tensor_text(x), hd_shape_text(n, c->args->sizes));
     return hd_tensor_view(x, n, shape, strides, x->offset, &c->out);
 }
-hd_status hd_expand_backward(hd_op_call *c) {
-    return hd_do_sum_to(c->dout, c->in_ndim[0], c->in_shape[0], &c->din[0]);
-}
+hd_status hd_expand_backward(hd_op_call *c) { return hd_do_sum_to(c->dout, c->in_ndim[0], c->in_shape[0], &c->din[0]); }
 
 hd_status hd_unsqueeze_forward(hd_op_call *c) {
     hd_tensor *x = c->in[0];
@@ -228,18 +228,18 @@ static hd_status narrow_range(const hd_op_call *c, const char *where, const int6
     *start = c->args->start < 0 ? c->args->start + extent : c->args->start;
     *length = c->args->length;
     if (*start < 0 || *length < 0 || *length > extent - *start)
-        return hd_fail(HD_ESHAPE, "%s: range outside dimension %d: got start %lld, length %lld, expected within 1 to %lld of %s",
-                       where, *dim + 1, (long long)*start + 1, (long long)*length, (long long)extent,
-                       hd_shape_text(ndim, shape));
+        return hd_fail(
+            HD_ESHAPE, "%s: range outside dimension %d: got start %lld, length %lld, expected within 1 to %lld of %s",
+            where, *dim + 1, (long long)*start + 1, (long long)*length, (long long)extent, hd_shape_text(ndim, shape));
     return HD_OK;
 }
 
 // Zeros of the input's shape, in dout's memory order where that tells one, with `part` set to dout.
 static hd_status zeros_of_input(const hd_op_call *c, hd_tensor **out) {
-    const hd_layout layout = c->dout->ndim == c->in_ndim[0] && hd_tensor_is_channels_last(c->dout) &&
-                                     !hd_tensor_is_contiguous(c->dout)
-                                 ? HD_CHANNELS_LAST
-                                 : HD_ROW_MAJOR;
+    const hd_layout layout =
+        c->dout->ndim == c->in_ndim[0] && hd_tensor_is_channels_last(c->dout) && !hd_tensor_is_contiguous(c->dout)
+            ? HD_CHANNELS_LAST
+            : HD_ROW_MAJOR;
     HD_CHECK(hd_tensor_new(c->dout->dtype, c->in_ndim[0], c->in_shape[0], layout, out));
     return hd_do_fill(*out, 0);
 }

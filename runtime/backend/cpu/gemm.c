@@ -250,7 +250,8 @@ void cpu_product_run(const cpu_product *p, int64_t first, int64_t last) {
 DOTS(1, 1)
 DOTS(1, 2)
 DOTS(1, 3)
-DOTS(1, 4) DOTS(4, 1) DOTS(4, 2) DOTS(4, 3) DOTS(4, 4)
+DOTS(1, 4)
+DOTS(4, 1) DOTS(4, 2) DOTS(4, 3) DOTS(4, 4)
 
     void cpu_dots_run(const cpu_product *p) {
     static void (*const one[])(const cpu_product *, int64_t, float *) = {dots_1x1, dots_1x2, dots_1x3, dots_1x4};

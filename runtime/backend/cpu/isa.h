@@ -1,5 +1,6 @@
-// backend/cpu/isa.h: which instruction set the kernels may use. The files of backend/cpu that are named in the Makefile as
-// KERNELS are compiled once per instruction set; CPU_NAME gives their shared functions a name of their own in each build.
+// backend/cpu/isa.h: which instruction set the kernels may use. The files of backend/cpu that are named in the Makefile
+// as KERNELS are compiled once per instruction set; CPU_NAME gives their shared functions a name of their own in each
+// build.
 #ifndef HD_ISA_H
 #define HD_ISA_H
 
