@@ -251,9 +251,12 @@ DOTS(1, 1)
 DOTS(1, 2)
 DOTS(1, 3)
 DOTS(1, 4)
-DOTS(4, 1) DOTS(4, 2) DOTS(4, 3) DOTS(4, 4)
+DOTS(4, 1)
+DOTS(4, 2)
+DOTS(4, 3)
+DOTS(4, 4)
 
-    void cpu_dots_run(const cpu_product *p) {
+void cpu_dots_run(const cpu_product *p) {
     static void (*const one[])(const cpu_product *, int64_t, float *) = {dots_1x1, dots_1x2, dots_1x3, dots_1x4};
     static void (*const four[])(const cpu_product *, int64_t, float *) = {dots_4x1, dots_4x2, dots_4x3, dots_4x4};
     const int64_t n = p->b->n;
