@@ -4,6 +4,7 @@ local core = require "hd.core"
 local hierarchy = require "hd.hierarchy"
 local optim = require "hd.optim"
 local sampler = require "hd.sampler"
+local schedule = require "hd.schedule"
 local data = require "hd.data"
 
 local hdlua = assert(os.getenv "HDLUA", "HDLUA is not set: run by tests/run.sh")
@@ -110,6 +111,19 @@ describe("the loss", function()
     assert.is_true(math.abs(noise:square():mean():item() - 1) < 5 * math.sqrt(2 / 256))
     -- EDM's target has unit variance, so a network that gives zeros has a loss of 1
     for _, name in ipairs(NAMES) do assert.is_true(math.abs(parts[name] - 1) < 0.3, name .. " " .. parts[name]) end
+  end)
+
+  it("tells the time of the noise", function()
+    local s = schedule.cosine()
+    local H = hierarchy.new { shape = { 1, 64 }, split = function(z) return { a = z } end,
+      join = function(z) return z.a end, levels = { { name = "a", schedule = s, predict = "v" } } }
+    local models, calls = watched(H)
+    H:loss(models, core.zeros(32, 1, 64), { rng = core.rng(1) }) -- nothing but noise
+    local found = calls[1].x:square():mean({ 2, 3 }):sqrt():totable()
+    for i, told in ipairs(calls[1].t:totable()) do
+      local _, sigma = s:alpha_sigma((told + 1) / s.T)
+      assert.is_true(math.abs(found[i] / sigma - 1) < 5 / math.sqrt(2 * 64))
+    end
   end)
 
   it("tells a shared network the level, and the coarsest that it has no context", function()
@@ -295,6 +309,27 @@ describe("drawing", function()
     assert.is_true(most(flat, true) == 1 and most(flat, false) > 1.5)
     -- of several levels only the last gives way, so x may be a little outside
     assert.is_true(most(models, true) < 0.7 * most(models, false))
+  end)
+
+  it("calls networks of every prediction with the time of its noise", function()
+    -- the best F for data N(0, 1), from the time told: E x0 = alpha x / (alpha^2 + sigma^2), E eps = sigma x / (...)
+    local best = {
+      x0 = function(alpha) return alpha end, eps = function(_, sigma) return sigma end, v = function() return 0 end,
+      flow = function(alpha, sigma) return sigma - alpha end, edm = function() return 0 end,
+    }
+    for _, s in ipairs { schedule.vp(), schedule.flow() } do
+      for kind, factor in next, best do
+        local one = hierarchy.new { shape = { 1, 8 }, split = function(z) return { a = z } end,
+          join = function(z) return z.a end, levels = { { name = "a", schedule = s, predict = kind } } }
+        local function net(z, told)
+          local alpha, sigma = s:alpha_sigma(told / 1000)
+          return z * (factor(alpha, sigma) / (alpha ^ 2 + sigma ^ 2))
+        end
+        local y = one:sample(one:models { net = function() return net end }, 500, { steps = 40 })
+        local deviation = y:square():mean():sqrt():item()
+        assert.is_true(math.abs(deviation - 1) < 0.06, ("%s: %g"):format(kind, deviation))
+      end
+    end
   end)
 
   it("untrained networks give the statistics of the data", function()
