@@ -80,10 +80,9 @@ end
 ---@param step integer
 ---@param entry table
 ---@param now? boolean  show it in any case
----@return string? text  what was shown
 function Progress:show(step, entry, now)
   local width, time = core.terminal_width(), core.clock()
-  if not now and time - self.last < (width and TERMINAL_SECONDS or PLAIN_SECONDS) then return nil end
+  if not now and time - self.last < (width and TERMINAL_SECONDS or PLAIN_SECONDS) then return end
   self.last = time
   local text = self:text(step, entry)
   if width then
@@ -93,7 +92,6 @@ function Progress:show(step, entry, now)
   end
   io.flush()
   self.open = width ~= nil
-  return text
 end
 
 --- Write a line of its own; the progress line stays above it.

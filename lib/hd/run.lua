@@ -341,11 +341,11 @@ function Run:due(name, seconds)
   return true
 end
 
--- What the window asked for, and the line under its pictures.
-local function serve_window(self, text)
+-- Renew the line under the window's pictures; was a checkpoint asked for there?
+local function serve_window(self)
   local window = self.shown
   if not window then return false end
-  if text then window:text(text) end
+  if self:due("window", 0.5) then window:text(self.progress:text(self.step, self.latest)) end
   for _, event in ipairs(window:poll()) do
     if event.kind == "save" then return true end
   end
@@ -355,8 +355,8 @@ end
 -- The border between two steps.
 local function end_step(self, last)
   count_step(self)
-  local text = self.progress:show(self.step, self.latest, self.step == last or self.step == 1)
-  local wanted = serve_window(self, text)
+  self.progress:show(self.step, self.latest, self.step == last or self.step == 1)
+  local wanted = serve_window(self)
   if core.interrupted() then leave(self) end
   if wanted or self:due("save", self.save_every) then try_save(self) end
   if self:due "plot" then self:plot() end
@@ -366,7 +366,6 @@ end
 local function finish(self)
   if self.saved_step ~= self.step then try_save(self) end
   self:plot()
-  self.progress:close()
 end
 
 local function begin(self, batches, n)
@@ -387,7 +386,7 @@ end
 ---  its place is part of the checkpoint, as that of `set:batches`
 ---@param n integer  the length of the schedule
 ---@param opts? { stop_at: integer }  end after this step without changing the schedule
----@return fun(): integer?, any, any
+---@return fun(): integer?, any, any  then nil, nil and a value that ends the progress line when the loop is left
 function Run:steps(batches, n, opts)
   check.arg("run:steps", "batches", batches, "callable")
   n = check.arg("run:steps", "n", n, "integer")
@@ -395,6 +394,7 @@ function Run:steps(batches, n, opts)
   begin(self, batches, n)
   local last = math.min(n, o.stop_at)
   if self.step >= last then self:say(("nothing left to do: step %d of %d is done"):format(self.step, n)) end
+  local at_end <const> = setmetatable({}, { __close = function() self.progress:close() end }) -- by break or error too
   return function()
     if self.current then end_step(self, last) end
     if self.step >= last then return finish(self) end
@@ -402,7 +402,7 @@ function Run:steps(batches, n, opts)
     local x, labels = batches()
     self.batch_size = check.is_tensor(x) and x:dim() > 0 and x:size(1) or nil
     return self.current, x, labels
-  end
+  end, nil, nil, at_end
 end
 
 -- Pictures --------------------------------------------------------------------------------------------------------
