@@ -115,7 +115,7 @@ static bool read_bitmap(const char *path, bitmap *b) {
     b->bytes = malloc(ROOM);
     const size_t size = fread(b->bytes, 1, ROOM, file);
     fclose(file);
-    if (size < 54 || little(b->bytes + 2) > size) { // the whole file's size stands at byte 2
+    if (size < 54 || little(b->bytes + 2) != size) { // the whole size stands at byte 2 once SDL is done, 0 until then
         free(b->bytes);
         return false;
     }
