@@ -1307,7 +1307,7 @@ function hd.run.Run:show(x, levels) end
 ---@param batches function|table  called for each step: returns x and labels. With state_dict() and load_state_dict() its place is part of the checkpoint, as that of `set:batches`
 ---@param n integer  the length of the schedule
 ---@param opts? { stop_at: integer }  end after this step without changing the schedule
----@return fun(): integer?, any, any
+---@return fun(): integer?, any, any  then nil, nil and a value that ends the progress line when the loop is left
 function hd.run.Run:steps(batches, n, opts) end
 
 --- A function that ends an interrupted run in the middle of something long at the end of a step, such as drawing:
