@@ -94,14 +94,22 @@ function checkpoint.unpack(parts)
   return tree
 end
 
+local function copy(name, to, from)
+  if not check.is_tensor(from) or table.concat(to:shape(), ",") ~= table.concat(from:shape(), ",") then
+    check.fail("checkpoint", "'%s' is %s, expected %s", name, check.show(from), check.show(to))
+  end
+  to:copy_(from)
+end
+
 -- Give one entry of the state its saved form; returns what to put in its place.
-local function restored(current, saved)
+local function restored(name, current, saved)
   if is_object(current) then
+    if saved == nil and next(current:state_dict()) ~= nil then check.fail("checkpoint", "'%s' is missing", name) end
     current:load_state_dict(saved or {})
   elseif is_generator(current) then
-    current:set_state(saved)
+    current:set_state(saved or check.fail("checkpoint", "'%s' is missing", name))
   elseif check.is_tensor(current) then
-    current:copy_(saved)
+    copy(name, current, saved)
   elseif type(current) == "table" then
     checkpoint.restore(current, saved or {})
   else
@@ -115,7 +123,7 @@ end
 ---@param tree table  as from checkpoint.unpack
 function checkpoint.restore(state, tree)
   local _ <close> = core.no_grad()
-  for _, key in ipairs(sorted_keys(state)) do state[key] = restored(state[key], tree[key]) end
+  for _, key in ipairs(sorted_keys(state)) do state[key] = restored(key, state[key], tree[key]) end
 end
 
 --- A copy of a state that later changes do not reach.

@@ -80,9 +80,10 @@ end
 ---@param step integer
 ---@param entry table
 ---@param now? boolean  show it in any case
+---@return boolean shown
 function Progress:show(step, entry, now)
   local width, time = core.terminal_width(), core.clock()
-  if not now and time - self.last < (width and TERMINAL_SECONDS or PLAIN_SECONDS) then return end
+  if not now and time - self.last < (width and TERMINAL_SECONDS or PLAIN_SECONDS) then return false end
   self.last = time
   local text = self:text(step, entry)
   if width then
@@ -92,6 +93,7 @@ function Progress:show(step, entry, now)
   end
   io.flush()
   self.open = width ~= nil
+  return true
 end
 
 --- Write a line of its own; the progress line stays above it.

@@ -206,18 +206,18 @@ end
 
 -- Checkpoints -----------------------------------------------------------------------------------------------------
 
---- Write the checkpoint now: state, default generator, place in the batches, step. Where the disk refuses, training can
---- go on: the checkpoint before stays.
+--- Write the checkpoint now: state, default generator, place in the batches, step. In the loop's body the step at hand
+--- counts as done. Where the disk refuses, training can go on: the checkpoint before stays.
 ---@return boolean? done  true, or nil and a message
 ---@return string? message
 function Run:save()
   local texts = { versions = core.json_encode(versions()) }
   for key, text in next, self.fixed do texts[key] = text end -- order free: separate keys
-  local batches = self.batches
+  local batches, step = self.batches, self.current or self.step
   local tree = {
     state = self.state,
     run = {
-      step = self.step, planned = self.planned, seconds = self:seconds(), generator = core.rng_state(),
+      step = step, planned = self.planned, seconds = self:seconds(), generator = core.rng_state(),
       batches = type(batches) == "table" and batches.state_dict and batches:state_dict() or nil,
     },
   }
@@ -225,7 +225,7 @@ function Run:save()
   self.times.save = core.clock()
   local done, message = checkpoint.save(self.path, tree, texts)
   if not done then return nil, message end
-  self.saved_step = self.step
+  self.saved_step = step
   return true
 end
 
@@ -261,11 +261,15 @@ function Run.interrupted(_) return core.interrupted() end
 
 -- Save and end the process with code 130; at the prompt, raise.
 local function leave(self)
-  local saved = self.saved_step == self.step or try_save(self)
-  self:say(("interrupted after step %d%s"):format(self.step, saved and ": saved, --resume goes on from there" or ""))
+  local fine = self.step == 0 or self.saved_step == self.step or try_save(self)
+  if self.step == 0 then
+    self:say "interrupted before the first step was done"
+  else
+    self:say(("interrupted after step %d%s"):format(self.step, fine and ": saved, --resume goes on from there" or ""))
+  end
   self:close()
   if core.options.interactive then error("interrupted!", 0) end
-  os.exit(saved and 130 or 1, true)
+  os.exit(fine and 130 or 1, true)
 end
 
 -- The step at hand is done.
@@ -355,7 +359,7 @@ end
 -- The border between two steps.
 local function end_step(self, last)
   count_step(self)
-  self.progress:show(self.step, self.latest, self.step == last or self.step == 1)
+  if self.progress:show(self.step, self.latest, self.step == last or self.step == 1) then self.log_file:flush() end
   local wanted = serve_window(self)
   if core.interrupted() then leave(self) end
   if wanted or self:due("save", self.save_every) then try_save(self) end

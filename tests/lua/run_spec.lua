@@ -51,15 +51,23 @@ local SCRIPT = [[
   end
   local set = hd.data.Set(hd.randint(0, 255, { 37, 1, 2, 2 }, { rng = hd.rng(9) }):to "u8")
   local steps = args.steps
-  if args.minutes then steps = run:plan(args.minutes, function() train(hd.randn { 8, 4 }) end) end
+  local function wait() -- not os.execute, which ignores SIGINT meanwhile
+    local go_on = hd.clock() + args.pause
+    while hd.clock() < go_on do end
+  end
+  if args.minutes then
+    steps = run:plan(args.minutes, function()
+      train(hd.randn { 8, 4 })
+      wait()
+    end)
+  end
   run.state.rate = hd.optim.lr.cosine(opt, { steps = steps, warmup = 3 })
   for step, x in run:steps(set:batches { size = 8, flip = true }, steps, { stop_at = args.stop_at }) do
     local loss = train(x:reshape(8, 4) + hd.randn { 8, 4 } * 0.1)
     run.state.rate:step()
     counter.n = counter.n + 1
     run:log { loss = step == args.nan_at and 0 / 0 or loss, levels = { b = loss, a = 2 } }
-    local go_on = hd.clock() + args.pause -- not os.execute, which ignores SIGINT meanwhile
-    while hd.clock() < go_on do end
+    wait()
   end
   print(("weights %.17g ema %.17g own %s n %d"):format(net[1].weight:norm():item(), ema.model[1].weight:norm():item(),
     table.concat(own:state(), ","), counter.n))
@@ -196,6 +204,12 @@ describe("a run", function()
     assert.is_nil(text:find "interrupted after")
   end)
 
+  it("interrupted before the first step leaves nothing to resume", function()
+    local text = shell "$H s.lua --minutes 1 --pause 1 & p=$!; sleep 0.4; kill -INT $p; wait $p; echo code $?"
+    assert.matches("interrupted before the first step was done\ncode 130\n", text, 1, true)
+    assert.is_nil(checkpoint.load(path "r/checkpoint.safetensors"))
+  end)
+
   it("plans its steps by the clock, follows the plan and keeps it", function()
     local text = shell "$H s.lua --minutes 0.002 --stop-at 2"
     local planned = tonumber(text:match "s: (%d+) steps in 0.002 minutes")
@@ -270,6 +284,19 @@ describe("in this process", function()
     assert.are.same({ 1.5, 3.5, 5.5, 7.5, 9.5 }, curves[1].x)
   end)
 
+  it("a save in the loop's body counts the step at hand", function()
+    local w = hd.zeros { 1 }
+    local run <close> = assert(open { state = { w = w }, save_every = 1e9 })
+    for step in run:steps(function() return 1 end, 5) do
+      w:add_(1)
+      if step == 3 then assert(run:save()) end
+      if step == 4 then break end
+    end
+    local again <close> = assert(open { state = { w = w }, resume = true })
+    assert.are.equal(3, again:resume())
+    assert.are.equal(3, w:get(1))
+  end)
+
   it("a failed save says why, and the one before stays", function()
     local w = hd.zeros { 3 }
     local run <close> = assert(open { state = { w = w } })
@@ -308,6 +335,14 @@ describe("hd.checkpoint", function()
     local found, message = checkpoint.load(path "c.safetensors")
     assert.is_nil(found)
     assert.matches("is no checkpoint of this version", message, 1, true)
+  end)
+
+  it("refuses to restore what is missing or of another shape", function()
+    local function message(state, tree) return select(2, pcall(checkpoint.restore, state, tree)) end
+    assert.matches("'x' is nil, expected tensor f32 [2]", message({ x = hd.zeros { 2 } }, {}), 1, true)
+    assert.matches("'x' is tensor f32 [1]", message({ x = hd.zeros { 2 } }, { x = hd.zeros { 1 } }), 1, true)
+    assert.matches("'net' is missing", message({ net = hd.nn.Linear(1, 1) }, {}), 1, true)
+    assert.matches("'rng' is missing", message({ rng = hd.rng(1) }, {}), 1, true)
   end)
 
   it("snapshots do not follow later changes", function()
