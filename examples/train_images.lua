@@ -37,6 +37,7 @@ local function open_data(kind, dir)
 end
 
 local data = assert(open_data(args.data:match "^(%a*):?(.*)$"))
+assert(data.x:size(3) == args.size, ("the pictures are %d pixels high: use --size"):format(data.x:size(3)))
 print(data)
 
 -- Hierarchy, networks, optimizer -----------------------------------------------------------------------------------
@@ -74,10 +75,10 @@ local function draw(n, steps)
 end
 
 local batches = data:batches { size = args.batch, seed = args.seed, flip = true }
-local some = data:batches { size = math.min(16, #data), seed = args.seed }()
-run:preview(some, H:pictures(some))
+local first = data:batches { size = args.batch, seed = args.seed }() -- leaves `batches` at its beginning
+run:preview(first, H:pictures(first))
 
-local steps = args.steps or run:plan(args.minutes, function() train(some) end)
+local steps = args.steps or run:plan(args.minutes, function() train(first) end)
 local rate = hd.optim.lr.cosine(opt, { steps = steps, warmup = math.min(100, steps // 10), final = 0.02 })
 run.state.rate = rate
 

@@ -119,9 +119,11 @@ describe("bad input", function()
     fails(2, "did you mean 'cascade'?", "$H $T --regime cascad")
   end)
 
-  it("data that are not there end with 1", function()
+  it("data that are not there, or do not fit, end with 1", function()
+    assert(os.execute(("mkdir %s && head -c 30730 /dev/zero > %s/data_batch_1.bin"):format(path "cifar", path "cifar")))
     fails(1, "--data is wrong", "$H $T --data emojis")
     fails(1, "no data_batch_*.bin in 'nowhere'", "$H $T --data cifar:nowhere")
+    fails(1, "the pictures are 32 pixels high: use --size", "$H $T --size 64 --data cifar:cifar")
     fails(1, "cannot list the folder", "$H $T --data folder:nowhere")
   end)
 
