@@ -243,16 +243,15 @@ describe("drawing", function()
         return z * 0
       end
     end
-    local noise = { shapes = core.ones { 2, 1, 2, 2 } }
-    H:sample(nil, 2, { denoise = denoise, noise = noise, steps = 2, t_aug = 0.2,
-      hold = { textures = clean.textures } })
+    local noise, held = { shapes = core.ones { 32, 1, 2, 2 } }, H:split(x:narrow(1, 1, 32)).textures
+    H:sample(nil, 32, { denoise = denoise, noise = noise, steps = 2, t_aug = 0.2, hold = { textures = held } })
     assert.are.same({ shapes = 80, colours = 80, textures = 0 }, told.shapes.sigmas)
     assert.are.same({ shapes = 0.2, colours = 80, textures = 0 }, told.colours.sigmas)
     assert.is_true(told.shapes.levels.shapes:equal(told.shapes.own))
     assert.is_true(distance(told.shapes.own, noise.shapes * 80) < 1e-6)
-    assert.is_true(told.shapes.levels.textures:equal(H:standardise("textures", clean.textures)))
+    assert.is_true(told.shapes.levels.textures:equal(H:standardise("textures", held)))
     local augmentation = told.colours.levels.shapes -- shapes are 0 themselves
-    assert.is_true(math.abs(augmentation:square():mean():sqrt():item() / 0.2 - 1) < 5 / math.sqrt(16))
+    assert.is_true(math.abs(augmentation:square():mean():sqrt():item() / 0.2 - 1) < 5 / math.sqrt(2 * 4 * 32))
     assert.is_nil(told.textures)
   end)
 
@@ -264,6 +263,9 @@ describe("drawing", function()
     assert.is_true(calls[1].cond.context:narrow(2, 1, 1):equal(core.op.interpolate(shapes, { size = { 4, 4 },
       mode = "nearest" })))
     assert.are.equal(0, calls[1].t[2])
+    watching, calls = watched(H, { share = true })
+    H:sample(watching, 2, { steps = 1, t_aug = 0.2 })
+    assert.are.same({ 0, 200, 200 }, { calls[1].t[2], calls[2].t[2], calls[3].t[2] })
   end)
 
   it("begins with noise that is the sample's own in any batch, and so are the samples", function()
@@ -333,11 +335,14 @@ describe("drawing", function()
   end)
 
   it("untrained networks give the statistics of the data", function()
-    local y = H:sample(H:models { width = 8 }, 200, { clip = false, t_aug = 0 })
-    for name, z in next, H:standardised(y) do
+    local function matches(name, z)
       assert.is_true(math.abs(z:mean():item()) < 0.2, name)
       assert.is_true(math.abs(z:square():mean():item() - 1) < 0.25, name)
     end
+    local y = H:sample(H:models { width = 8 }, 200, { clip = false, t_aug = 0 })
+    for name, z in next, H:standardised(y) do matches(name, z) end
+    y = H:sample(H:models { width = 8, regime = "flat" }, 32, { clip = false })
+    matches("flat", H:standardise("flat", y))
   end)
 
   it("works with averaged models", function()

@@ -161,11 +161,12 @@ describe("sentences, phrases and words", function()
     end)
   end
 
-  it("the loss of logits that say nothing is ln(vocab), of certain ones 0", function()
-    local function with(logits) -- of a net that gives the same logits for every token
+  it("the loss is ln(vocab) where masks could be anything, 0 where they are known", function()
+    local known = core.arange(1, VOCAB, { dtype = "f32" }):le(1):to "f32" * 50 -- token 1
+    local function with(logits) -- of a net that gives these for masks and knows all other tokens
       local H = text()
       local models = H:models { net = function() return function(tokens)
-        return logits:reshape(1, 1, VOCAB):expand(tokens:size(1), tokens:size(2), VOCAB)
+        return core.op.where(tokens:gt(VOCAB):unsqueeze(3), logits, known)
       end end }
       local ones = core.ones({ 400, LENGTH }, { dtype = "i64" })
       return select(2, H:loss(models, ones, { rng = core.rng(3) }))
@@ -175,7 +176,23 @@ describe("sentences, phrases and words", function()
     for _, name in ipairs { "sentence", "phrase", "word" } do
       assert.is_true(math.abs(parts[name] - math.log(VOCAB)) < 4 * 5.7 / math.sqrt(400 * #SETS[name]), parts[name])
     end
-    assert.is_true(with(core.arange(1, VOCAB, { dtype = "f32" }):le(1):to "f32" * 50).word < 1e-6)
+    assert.is_true(with(known).word < 1e-6)
+  end)
+
+  it("masks are lifted evenly, once each, as the logits say", function()
+    local H, steps, n = text(), {}, 500
+    local probabilities = core.arange(1, VOCAB, { dtype = "f32" })
+    local function logits() return probabilities:log():expand(n, 2, VOCAB) end
+    local x = H:sample(nil, n, { steps = 5, batch = n, stop_after = "sentence", denoise = { sentence = logits },
+      on_step = function(step) steps[step.i] = step end })
+    for i, step in ipairs(steps) do
+      local masked, after = step.x:gt(VOCAB), step.denoised:gt(VOCAB)
+      assert.is_true(math.abs(after:to "f32":mean():item() - (1 - i / 5)) < 0.08)
+      assert.is_true(core.op.where(masked, step.denoised, step.x):equal(step.denoised)) -- drawn ones stay
+    end
+    local drawn = H:split(x).sentence:to "f32"
+    local mean = (2 * VOCAB + 1) / 3 -- of 1 to V with chances that rise with the number
+    assert.is_true(math.abs(drawn:mean():item() - mean) < 5 * 4.7 / math.sqrt(2 * n))
   end)
 
   it("stopping leaves the finer positions masked; held ones stay", function()
