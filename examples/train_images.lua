@@ -11,7 +11,7 @@ local hd = require "hd"
 
 local args = hd.args({
   data = "emoji", size = 32, minutes = 5.0, steps = hd.args.integer, stop_at = hd.args.integer,
-  regime = { "cascade", "flat" }, share = false, batch = 32, width = 64, lr = 1e-3,
+  regime = { "cascade", "flat" }, share = false, batch = 32, width = 32, lr = 2e-3,
   out = "runs/images", samples = 64, resume = false, save_every = 30.0,
 }, {
   "Train a hierarchy of pictures and draw with it.",
