@@ -418,7 +418,7 @@ local entries = {
     params = { { "x", "hd.Tensor", "[n,c,h,w] in [-1,1]" }, { "levels?", "table<string, hd.Tensor>", "pictures of the levels, as from H:sample with all = true" } }, returns = { { "open", "boolean", "is there a window?" } }, members = nil },
   { name = "hd.run.Run:resume", kind = "method", signature = "hd.run.Run:resume()", text = "Put the checkpoint that was found back into the state and the default generator; `run:steps` does it by itself.",
     params = nil, returns = { { "step", "integer?", "steps that are done; nil where there is no checkpoint" } }, members = nil },
-  { name = "hd.run.Run:save", kind = "method", signature = "hd.run.Run:save()", text = "Write the checkpoint now: state, default generator, place in the batches, step. Where the disk refuses, training can\ngo on: the checkpoint before stays.",
+  { name = "hd.run.Run:save", kind = "method", signature = "hd.run.Run:save()", text = "Write the checkpoint now: state, default generator, place in the batches, step. In the loop's body the step at hand\ncounts as done. Where the disk refuses, training can go on: the checkpoint before stays.",
     params = nil, returns = { { "done", "boolean?", "true, or nil and a message" }, { "message", "string?", "" } }, members = nil },
   { name = "hd.run.Run:say", kind = "method", signature = "hd.run.Run:say(text)", text = "Print a line without disturbing the progress line.",
     params = { { "text", "string", "" } }, returns = nil, members = nil },

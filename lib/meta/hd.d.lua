@@ -1283,8 +1283,8 @@ function hd.run.Run:preview(x, levels) end
 ---@return integer? step  steps that are done; nil where there is no checkpoint
 function hd.run.Run:resume() end
 
---- Write the checkpoint now: state, default generator, place in the batches, step. Where the disk refuses, training can
---- go on: the checkpoint before stays.
+--- Write the checkpoint now: state, default generator, place in the batches, step. In the loop's body the step at hand
+--- counts as done. Where the disk refuses, training can go on: the checkpoint before stays.
 ---@return boolean? done  true, or nil and a message
 ---@return string? message
 function hd.run.Run:save() end
