@@ -2,14 +2,13 @@
 -- One clock per level: a stage names the level (or levels) whose clock runs, in sigmas from noise to 0; the others
 -- stand still, coarser levels finished, finer ones as noise at their schedule's top, held ones at their value. The
 -- regime only says which stages there are.
--- Calls: hierarchy/context, draw, tokens; hd.sampler. Called by: users, as H:sample.
+-- Calls: hierarchy/estimate, draw, tokens; hd.sampler. Called by: users, as H:sample.
 
 local check = require "hd.check"
 local core = require "hd.core"
-local context = require "hd.hierarchy.context"
 local draw = require "hd.hierarchy.draw"
+local estimate = require "hd.hierarchy.estimate"
 local tokens = require "hd.hierarchy.tokens"
-local prediction = require "hd.schedule.prediction"
 local sampler = require "hd.sampler"
 
 local OPTIONS = {
@@ -30,85 +29,6 @@ local function shape_of(self, name)
     check.fail("H:sample", "the shapes of the levels are not known yet: call H:check(data) or H:fit_stats(data) before")
   end
   return name == "flat" and self.shape or self.shapes[name]
-end
-
--- What a network sees ----------------------------------------------------------------------------------------------
-
--- A coarser level with the noise that sampling puts on it.
-local function augmented(level, other, z, o)
-  if o.t_aug <= 0 then return z end
-  local generators = draw.generators(o, 1000 * level.index + other.index, z:size(1))
-  if other.kind == "mask" then return tokens.hide(other, z, o.t_aug, generators) end
-  return z + draw.normal(generators, table.move(z:shape(), 2, z:dim(), 1, {})) * o.t_aug
-end
-
--- The noise that a level starts from: sigma, or the share of masks.
-local function top_of(level)
-  return level.kind == "mask" and 1.0 or level.schedule:level(level.schedule.t_max)
-end
-
--- All levels as they stand while one runs, and the sigma of each; the same for the whole stage.
-local function surroundings(self, state, level, o)
-  local seen, sigmas = {}, {}
-  for _, other in ipairs(self.levels) do
-    local name = other.name
-    seen[name], sigmas[name] = state[name], o.hold[name] and 0.0 or top_of(other)
-    if other.index < level.index then
-      seen[name], sigmas[name] = augmented(level, other, state[name], o), o.t_aug
-    end
-  end
-  return seen, sigmas
-end
-
--- A function that was given instead of a network, as samplers call it.
-local function stand_in(fn, level, seen, sigmas)
-  return function(z, sigma)
-    local levels, now = {}, {}
-    for name, other in next, seen do levels[name], now[name] = other, sigmas[name] end -- order free: separate keys
-    levels[level.name], now[level.name] = z, sigma
-    return fn(z, now, levels)
-  end
-end
-
-local function need_models(models, level)
-  if not models then
-    check.fail("H:sample", "level '%s' has neither a network nor a function in denoise", level.name)
-  end
-end
-
--- The network's estimate of a level as a function of samplers.
-local function network_denoiser(models, level, seen, o)
-  need_models(models, level)
-  return prediction.denoiser(function(x, time)
-    return context.predict(models, level, x, time, seen, 1000 * o.t_aug)
-  end, { schedule = level.schedule, predict = level.predict, sigma_data = 1 })
-end
-
--- Once all levels are there, an estimate can be held to the range that the data have: join, clamp, split again.
-local function limited(self, level, state, estimate)
-  return function(noisy, sigma)
-    local z, x0 = {}, estimate(noisy, sigma)
-    for _, other in ipairs(self.levels) do
-      z[other.name] = self:unstandardise(other.name, other == level and x0 or state[other.name])
-    end
-    local x = self:join(z):clamp(self.range[1], self.range[2])
-    return self:standardise(level.name, self:split(x)[level.name])
-  end
-end
-
-local function gaussian_denoiser(self, models, level, state, o)
-  local seen, sigmas = surroundings(self, state, level, o)
-  if o.denoise[level.name] then return stand_in(o.denoise[level.name], level, seen, sigmas) end
-  local estimate = network_denoiser(models, level, seen, o)
-  if self.range and o.clip and level.index == #self.levels then return limited(self, level, state, estimate) end
-  return estimate
-end
-
-local function token_estimate(self, models, level, state, o)
-  local seen, sigmas = surroundings(self, state, level, o)
-  if o.denoise[level.name] then return stand_in(o.denoise[level.name], level, seen, sigmas) end
-  need_models(models, level)
-  return function(z, t) return context.logits(models, level, z, core.full({ z:size(1) }, 1000 * t), seen) end
 end
 
 -- Stages -----------------------------------------------------------------------------------------------------------
@@ -141,12 +61,12 @@ end
 local function sample_level(self, models, level, state, o)
   local z = state[level.name]
   if level.kind == "mask" then
-    return tokens.sample(token_estimate(self, models, level, state, o), level, z, {
+    return tokens.sample(estimate.logits(self, models, level, state, o), level, z, {
       steps = steps_of(o, level), on_step = observer(level.name, o),
       generators = draw.generators(o, 1001 * level.index, z:size(1)),
     })
   end
-  return run_sampler(level, gaussian_denoiser(self, models, level, state, o), z, o)
+  return run_sampler(level, estimate.denoiser(self, models, level, state, o), z, o)
 end
 
 -- Levels as one vector [n, ...] for a sampler, and back.
@@ -197,14 +117,14 @@ local function sample_flat(self, models, n, o)
   local level = self:flat_level()
   local noise = o.noise.flat or draw.normal(draw.generators(o, 1, n), shape_of(self, "flat"))
   local given = o.denoise.flat
-  local denoise = given and stand_in(given, level, {}, {}) or network_denoiser(models, level, {}, o)
+  local denoise = given and estimate.stand_in(given, level, {}, {}) or estimate.network(models, level, {}, o)
   if self.range and o.clip and not given then
-    local estimate, low, high = denoise, self.range[1], self.range[2]
+    local whole, low, high = denoise, self.range[1], self.range[2]
     denoise = function(x, sigma)
-      return self:standardise("flat", self:unstandardise("flat", estimate(x, sigma)):clamp(low, high))
+      return self:standardise("flat", self:unstandardise("flat", whole(x, sigma)):clamp(low, high))
     end
   end
-  return self:unstandardise("flat", run_sampler(level, denoise, noise * top_of(level), o))
+  return self:unstandardise("flat", run_sampler(level, denoise, noise * estimate.top(level), o))
 end
 
 -- Start and end ------------------------------------------------------------------------------------------------------
@@ -220,7 +140,7 @@ local function initial_state(self, n, o)
       state[name] = tokens.masks(level, n, shape_of(self, name)[1])
     else
       local unit = o.noise[name] or draw.normal(draw.generators(o, level.index, n), shape_of(self, name))
-      state[name] = unit * top_of(o.regime == "flat" and self.levels[1] or level)
+      state[name] = unit * estimate.top(o.regime == "flat" and self.levels[1] or level)
     end
   end
   return state
