@@ -88,7 +88,7 @@ for _, x in run:steps(batches, steps, { stop_at = args.stop_at }) do
   rate:step()
   if run:due("samples", 60) then
     run:show(draw(16))
-  elseif run:window() and run:due("preview", 8) then
+  elseif run:window() and run:due("preview", 7) then
     run:preview(draw(9, 6))
   end
 end

@@ -1,10 +1,10 @@
--- hd.run: folder, log, checkpoints, resume, interrupts, planning, pictures; hd.checkpoint's trees.
+-- hd.run: folder, log, checkpoints, resume, interrupts, planning, pictures; the trees of run/checkpoint.
 -- Scripts run in processes of their own under the program that runs this, named by HDLUA.
 
 local hd = require "hd"
 local core = require "hd.core"
-local checkpoint = require "hd.checkpoint"
-local logs = require "hd.log"
+local checkpoint = require "hd.run.checkpoint"
+local logs = require "hd.run.log"
 
 local hdlua = os.getenv "HDLUA" or "build/hdlua"
 local folder -- a fresh one for each test
@@ -34,6 +34,7 @@ local SCRIPT = [[
   local hd = require "hd"
   local args = hd.args { out = "r", steps = 20, resume = false, stop_at = hd.args.integer, lr = 1e-2, width = 8,
     pause = 0.0, nan_at = 0, save_every = 30.0, minutes = hd.args.number }
+  hd.threads(1) -- tiny tensors, and the machine may be busy
   local net = hd.nn.Sequential(hd.nn.Linear(4, args.width), hd.nn.SiLU(), hd.nn.Linear(args.width, 4))
   local opt = hd.optim.AdamW(net:parameters(), { lr = args.lr })
   local ema = hd.optim.EMA(net)
@@ -309,7 +310,7 @@ describe("in this process", function()
   end)
 end)
 
-describe("hd.checkpoint", function()
+describe("a checkpoint", function()
   it("keeps trees of tensors, numbers and texts exactly", function()
     local state = {
       list = { 1, 2.5, math.mininteger, { "a", false } }, x = hd.tensor { 1.5, 2 }, deep = { er = { n = 1 << 62 } },

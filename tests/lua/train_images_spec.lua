@@ -6,7 +6,7 @@ local hdlua = os.getenv "HDLUA" or "build/hdlua"
 local root = io.popen("pwd"):read "l"
 local folder -- a fresh one for each test
 
-local SMALL = " --data shapes --steps 20 --width 8 --batch 8 --samples 4 --view off "
+local SMALL = " --data shapes --steps 20 --width 8 --batch 8 --samples 4 --view off --threads 1 "
 
 local function path(name) return folder .. "/" .. name end
 

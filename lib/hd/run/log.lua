@@ -1,4 +1,5 @@
--- hd/log.lua: the log of a run, log.jsonl: one JSON object a line. Calls: core, hd.check, hd.class. Called by: hd.run.
+-- hd/run/log.lua: the log of a run, log.jsonl: one JSON object a line.
+-- Calls: core, hd.check, hd.class. Called by: hd.run.
 -- Lines of steps have `step` and what the script logs; other lines have `event` ("start", "plan", "resume", "end").
 
 local core = require "hd.core"

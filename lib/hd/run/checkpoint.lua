@@ -1,4 +1,4 @@
--- hd/checkpoint.lua: everything that a run needs to go on, in one safetensors file, so that its parts cannot mix.
+-- hd/run/checkpoint.lua: everything that a run needs to go on, in one safetensors file, so that its parts cannot mix.
 -- Calls: core, hd.check, hd.file. Called by: hd.run.
 -- A state is a tree: objects with state_dict()/load_state_dict(), generators, tensors, numbers, strings, booleans and
 -- tables of them. In the file a leaf is named by its path, "opt/state.0.step"; numbers are tensors without dimensions

@@ -1,5 +1,5 @@
--- hd/progress.lua: what a run says while it goes on: one line that is written over on a terminal, a plain line every
--- few seconds elsewhere. Calls: core, hd.class. Called by: hd.run.
+-- hd/run/progress.lua: what a run says while it goes on: one line that is written over on a terminal, a plain line
+-- every few seconds elsewhere. Calls: core, hd.class. Called by: hd.run.
 
 local core = require "hd.core"
 local class = require "hd.class"

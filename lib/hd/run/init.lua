@@ -1,5 +1,5 @@
--- hd/run.lua: `hd.run`, what a training script needs around its loop: a folder, a log, a progress line, checkpoints,
--- resuming, things that are due from time to time, pictures. The loop itself stays in the script.
+-- hd/run/init.lua: `hd.run`, what a training script needs around its loop: a folder, a log, a progress line,
+-- checkpoints, resuming, things that are due from time to time, pictures. The loop itself stays in the script.
 --
 --     local run <close> = assert(hd.run.new { out = "runs/a", settings = args, resume = args.resume,
 --       state = { models = models, opt = opt } })
@@ -11,14 +11,15 @@
 --
 -- Files in the folder: checkpoint.safetensors (and .prev, the one before), log.jsonl, loss.png, samples_STEP.png.
 -- Only the clock decides what is due, so nothing done then may draw from the default generator: give it a seed.
--- Calls: core, hd.checkpoint, hd.log, hd.progress, hd.image, hd.plot, hd.preview. Called by: users' scripts.
+-- Calls: core, run/folder, checkpoint, log, progress, pictures. Called by: users' scripts.
 
 local core = require "hd.core"
 local class = require "hd.class"
 local check = require "hd.check"
-local checkpoint = require "hd.checkpoint"
-local logs = require "hd.log"
-local Progress = require "hd.progress"
+local checkpoint = require "hd.run.checkpoint"
+local folder = require "hd.run.folder"
+local logs = require "hd.run.log"
+local Progress = require "hd.run.progress"
 
 --- One run of training: its folder, log, checkpoints and pictures. Made by hd.run.new.
 ---@class hd.Run
@@ -28,106 +29,8 @@ local Progress = require "hd.progress"
 ---@field planned integer?  the length of the schedule, once it is known
 local Run = class "hd.Run"
 
--- Settings that may change when a run goes on: they do not change what is computed.
-local FREE = { "out", "resume", "threads", "view", "save_every", "stop_at", "samples", "minutes" }
-
 -- Seconds between two times that a thing of this name is due.
-local DUE = { samples = 60, save = 30, preview = 8, plot = 60 }
-
--- Folder ----------------------------------------------------------------------------------------------------------
-
-local function holds_run(dir)
-  return core.path_kind(dir .. "/log.jsonl") or core.path_kind(dir .. "/checkpoint.safetensors")
-end
-
--- Rename an earlier run's folder to the first of DIR.1, DIR.2 … that is free; its new name, or nil and a message.
-local function move_away(dir)
-  local k = 1
-  while core.path_kind(("%s.%d"):format(dir, k)) do k = k + 1 end
-  local moved, message = os.rename(dir, ("%s.%d"):format(dir, k))
-  if not moved then return nil, message end
-  return ("%s.%d"):format(dir, k)
-end
-
--- Settings --------------------------------------------------------------------------------------------------------
-
--- The settings that decide what is computed, as texts: { "setting.lr" = "0.001" }.
-local function fixed_settings(settings)
-  local free, texts = {}, {}
-  for _, name in ipairs(FREE) do free[name] = true end
-  for name, value in next, settings do -- order free: separate keys
-    if not free[name] then texts["setting." .. name] = core.json_encode(value) end
-  end
-  return texts
-end
-
--- The names of settings in which two tables of texts differ, sorted, each as "lr (0.001, now 0.01)".
-local function differences(saved, now)
-  local names = {}
-  for key in next, now do names[key] = true end -- order free: a set
-  for key in next, saved do -- order free: a set
-    if key:find "^setting%." then names[key] = true end
-  end
-  local list = {}
-  for key in next, names do -- order free: sorted below
-    if saved[key] ~= now[key] then
-      list[#list + 1] = ("%s (%s, now %s)"):format(key:sub(9), saved[key] or "not set", now[key] or "not set")
-    end
-  end
-  table.sort(list)
-  return list
-end
-
-local function versions()
-  local v = core.versions and core.versions() or {}
-  v.threads = core.threads()
-  return v
-end
-
--- Opening ---------------------------------------------------------------------------------------------------------
-
--- Read the folder's checkpoint into run.saved; false and a message where it is of another run or cannot be read.
-local function find_checkpoint(run)
-  local found, message = checkpoint.load(run.path)
-  if not found then
-    if message then return false, ("run.new: cannot resume: %s"):format(message) end
-    run:say(("nothing to resume in '%s': starting from the beginning"):format(run.out))
-    return true
-  end
-  if message then run:say(("run: %s; going on from the checkpoint before it"):format(message)) end
-  local differing = differences(found.texts, run.fixed)
-  if #differing > 0 then
-    return false, ("run.new: '%s' is of a run with other settings: %s"):format(run.path, table.concat(differing, ", "))
-  end
-  local own, old = versions(), core.json_decode(found.texts.versions or "{}")
-  if own.core ~= old.core or own.hdlua ~= old.hdlua then
-    run:say "run: the checkpoint comes from another processor or version: the last bits may differ"
-  end
-  run.saved, run.step, run.planned = found.tree, found.tree.run.step, found.tree.run.planned
-  run.seconds_before = found.tree.run.seconds
-  return true
-end
-
--- Make the folder and open the log in it; false and a message where it cannot be.
-local function open_folder(run, resume)
-  if not resume and holds_run(run.out) then
-    local name, message = move_away(run.out)
-    if not name then return false, "run.new: cannot move the earlier run away: " .. message end
-    run:say(("moved the earlier run in '%s' to '%s'"):format(run.out, name))
-  end
-  local made, message = core.folder_make(run.out)
-  if not made then return false, "run.new: " .. message end
-  if resume then
-    local fine
-    fine, message = find_checkpoint(run)
-    if not fine then return false, message end
-    fine, message = logs.trim(run.out .. "/log.jsonl", run.step)
-    if not fine then return false, "run.new: " .. message end
-  end
-  run.log_file, message = logs.open(run.out .. "/log.jsonl")
-  if not run.log_file then return false, "run.new: cannot write into the folder: " .. message end
-  return true
-end
+local DUE = { samples = 60, save = 30, preview = 7, plot = 60 }
 
 --- Open a run: make its folder, or find the checkpoint to go on from.
 --- Without `resume` an earlier run in the folder is moved to OUT.1 (OUT.2 …). With it, the run goes on from the last
@@ -148,13 +51,13 @@ local function new(opts)
   run.out = #o.out > 1 and o.out:gsub("/+$", "") or o.out
   run.path = run.out .. "/checkpoint.safetensors"
   run.state, run.save_every, run.levels = o.state, o.save_every, o.levels
-  run.fixed, run.step, run.seconds_before = fixed_settings(o.settings), 0, 0
+  run.fixed, run.step, run.seconds_before = folder.fixed_settings(o.settings), 0, 0
   run.started, run.times, run.latest = core.clock(), {}, {}
   run.progress = Progress(o.levels)
   core.claim_interrupts()
-  local fine, message = open_folder(run, o.resume)
+  local fine, message = folder.open(run, o.resume)
   if not fine then return nil, message end
-  run:event("start", { settings = o.settings, versions = versions() })
+  run:event("start", { settings = o.settings, versions = folder.versions() })
   return run
 end
 
@@ -211,7 +114,7 @@ end
 ---@return boolean? done  true, or nil and a message
 ---@return string? message
 function Run:save()
-  local texts = { versions = core.json_encode(versions()) }
+  local texts = { versions = core.json_encode(folder.versions()) }
   for key, text in next, self.fixed do texts[key] = text end -- order free: separate keys
   local batches, step = self.batches, self.current or self.step
   local tree = {
@@ -409,80 +312,6 @@ function Run:steps(batches, n, opts)
   end, nil, nil, at_end
 end
 
--- Pictures --------------------------------------------------------------------------------------------------------
-
--- { {name =, image = [n,c,h,w]}, … }: the levels in their order, then the joined result.
-local function columns_of(self, x, levels)
-  local list, seen, others = {}, {}, {}
-  for _, name in ipairs(self.levels) do
-    if levels[name] then list[#list + 1] = { name = name, image = levels[name] } end
-    seen[name] = true
-  end
-  for name in next, levels do -- order free: sorted below
-    if not seen[name] then others[#others + 1] = name end
-  end
-  table.sort(others)
-  for _, name in ipairs(others) do list[#list + 1] = { name = name, image = levels[name] } end
-  list[#list + 1] = { name = "joined", image = x }
-  return list
-end
-
---- The preview window, opened when first asked for where `--view` and the display allow it.
----@return hd.Preview? window  nil where there is none, or not any more
-function Run:window()
-  if self.shown == nil then
-    local columns = table.move(self.levels, 1, #self.levels, 1, {})
-    columns[#columns + 1] = "joined"
-    local window, reason = require "hd.preview".open { title = "hdlua " .. self.out, columns = columns }
-    local view = core.options.view or "auto"
-    if not window and (view == "auto" or view == "window") then self:say(reason) end
-    self.shown = window or false
-  end
-  return self.shown and self.shown:is_open() and self.shown or nil
-end
-
---- Show pictures in the preview window alone.
----@param x hd.Tensor  [n,c,h,w] in [-1,1]
----@param levels? table<string, hd.Tensor>  pictures of the levels, as from H:sample with all = true
----@return boolean open  is there a window?
-function Run:preview(x, levels)
-  local window = self:window()
-  return window ~= nil and window:show(columns_of(self, x, levels or {}))
-end
-
---- Write pictures to OUT/samples_STEP.png, a grid of each level beside that of the joined result, and show them in the
---- preview window.
----@param x hd.Tensor  [n,c,h,w] in [-1,1]
----@param levels? table<string, hd.Tensor>  pictures of the levels, as from H:sample with all = true
----@return string? path  nil and a message where it cannot be written
----@return string? message
-function Run:show(x, levels)
-  check.arg("run:show", "x", x, "tensor")
-  if x:dim() ~= 4 then
-    check.fail("run:show", "x is wrong: got %s, expected [n,channels,height,width]", check.show(x))
-  end
-  self:preview(x, levels)
-  local _ <close> = core.scope()
-  local path = ("%s/samples_%06d.png"):format(self.out, self.current or self.step)
-  local done, message = require "hd.image".save(path, require "hd.plot".grid(columns_of(self, x, levels or {})))
-  if not done then
-    self:say("run: " .. message)
-    return nil, message
-  end
-  return path
-end
-
---- Draw the loss curves in the log to OUT/loss.png; done each minute and at the end.
-function Run:plot()
-  self.log_file:flush()
-  local curves = logs.curves(self.log_file.path, self.step, 400, self.levels)
-  if #curves == 0 then return end
-  local _ <close> = core.scope()
-  local picture = require "hd.plot".lines(curves, { title = "loss", x_label = "step", log_y = true })
-  local done, message = require "hd.image".save(self.out .. "/loss.png", picture)
-  if not done then self:say("run: " .. message) end
-end
-
 -- Closing ---------------------------------------------------------------------------------------------------------
 
 --- End the run: log and window are closed. Where an interrupt came after the last step, leaving the block that holds
@@ -502,5 +331,7 @@ function Run:__close(problem)
   if leaving or problem ~= nil or core.options.interactive or not core.interrupted() then return end
   os.exit(130, true)
 end
+
+require "hd.run.pictures" (Run)
 
 return { new = new, Run = Run }

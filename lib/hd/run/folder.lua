@@ -1,0 +1,114 @@
+-- hd/run/folder.lua: the folder of a run: an earlier run moved away, or its checkpoint found and compared.
+-- Calls: core, run/checkpoint, run/log. Called by: hd.run.
+
+local core = require "hd.core"
+local checkpoint = require "hd.run.checkpoint"
+local logs = require "hd.run.log"
+
+local folder = {}
+
+-- Settings that may change when a run goes on: they do not change what is computed.
+local FREE = { "out", "resume", "threads", "view", "save_every", "stop_at", "samples", "minutes" }
+
+local function holds_run(dir)
+  return core.path_kind(dir .. "/log.jsonl") or core.path_kind(dir .. "/checkpoint.safetensors")
+end
+
+-- Rename an earlier run's folder to the first of DIR.1, DIR.2 … that is free; its new name, or nil and a message.
+local function move_away(dir)
+  local k = 1
+  while core.path_kind(("%s.%d"):format(dir, k)) do k = k + 1 end
+  local moved, message = os.rename(dir, ("%s.%d"):format(dir, k))
+  if not moved then return nil, message end
+  return ("%s.%d"):format(dir, k)
+end
+
+-- Settings --------------------------------------------------------------------------------------------------------
+
+--- The settings that decide what is computed, as texts: { ["setting.lr"] = "0.001" }.
+---@param settings table
+---@return table<string, string>
+function folder.fixed_settings(settings)
+  local free, texts = {}, {}
+  for _, name in ipairs(FREE) do free[name] = true end
+  for name, value in next, settings do -- order free: separate keys
+    if not free[name] then texts["setting." .. name] = core.json_encode(value) end
+  end
+  return texts
+end
+
+-- The names of settings in which two tables of texts differ, sorted, each as "lr (0.001, now 0.01)".
+local function differences(saved, now)
+  local names = {}
+  for key in next, now do names[key] = true end -- order free: a set
+  for key in next, saved do -- order free: a set
+    if key:find "^setting%." then names[key] = true end
+  end
+  local list = {}
+  for key in next, names do -- order free: sorted below
+    if saved[key] ~= now[key] then
+      list[#list + 1] = ("%s (%s, now %s)"):format(key:sub(9), saved[key] or "not set", now[key] or "not set")
+    end
+  end
+  table.sort(list)
+  return list
+end
+
+--- What the last bits of results depend on, and the number of threads.
+---@return table
+function folder.versions()
+  local v = core.versions and core.versions() or {}
+  v.threads = core.threads()
+  return v
+end
+
+-- Opening ---------------------------------------------------------------------------------------------------------
+
+-- Read the folder's checkpoint into run.saved; false and a message where it is of another run or cannot be read.
+local function find_checkpoint(run)
+  local found, message = checkpoint.load(run.path)
+  if not found then
+    if message then return false, ("run.new: cannot resume: %s"):format(message) end
+    run:say(("nothing to resume in '%s': starting from the beginning"):format(run.out))
+    return true
+  end
+  if message then run:say(("run: %s; going on from the checkpoint before it"):format(message)) end
+  local differing = differences(found.texts, run.fixed)
+  if #differing > 0 then
+    return false, ("run.new: '%s' is of a run with other settings: %s"):format(run.path, table.concat(differing, ", "))
+  end
+  local own, old = folder.versions(), core.json_decode(found.texts.versions or "{}")
+  if own.core ~= old.core or own.hdlua ~= old.hdlua then
+    run:say "run: the checkpoint comes from another processor or version: the last bits may differ"
+  end
+  run.saved, run.step, run.planned = found.tree, found.tree.run.step, found.tree.run.planned
+  run.seconds_before = found.tree.run.seconds
+  return true
+end
+
+--- Make the folder of a run, find the checkpoint to go on from, and open the log.
+---@param run hd.Run
+---@param resume boolean
+---@return boolean done  false and a message where it cannot be
+---@return string? message
+function folder.open(run, resume)
+  if not resume and holds_run(run.out) then
+    local name, message = move_away(run.out)
+    if not name then return false, "run.new: cannot move the earlier run away: " .. message end
+    run:say(("moved the earlier run in '%s' to '%s'"):format(run.out, name))
+  end
+  local made, message = core.folder_make(run.out)
+  if not made then return false, "run.new: " .. message end
+  if resume then
+    local fine
+    fine, message = find_checkpoint(run)
+    if not fine then return false, message end
+    fine, message = logs.trim(run.out .. "/log.jsonl", run.step)
+    if not fine then return false, "run.new: " .. message end
+  end
+  run.log_file, message = logs.open(run.out .. "/log.jsonl")
+  if not run.log_file then return false, "run.new: cannot write into the folder: " .. message end
+  return true
+end
+
+return folder
