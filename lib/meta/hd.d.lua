@@ -22,8 +22,6 @@ local rng = {}
 ---@class hd.hierarchy.Models : hd.nn.Module
 ---@field regime string
 
----@class hd.Log
-
 ---@class hd.optim.Rate
 
 ---@class hd.optim.Optimizer
@@ -31,13 +29,15 @@ local rng = {}
 
 ---@class hd.Preview
 
----@class hd.Progress
-
 ---@class hd.Run
 ---@field out string     the folder
 ---@field state table    what checkpoints hold; entries may be added until the first step
 ---@field step integer   steps that are done
 ---@field planned integer?  the length of the schedule, once it is known
+
+---@class hd.Log
+
+---@class hd.Progress
 
 ---@class hd.SampleOptions
 ---@field cond? any                  handed to denoise
@@ -1293,8 +1293,8 @@ function hd.run.Run:save() end
 ---@param text string
 function hd.run.Run:say(text) end
 
---- Write pictures to OUT/samples_STEP.png, a grid of each level beside that of the joined result, and show them in the
---- preview window.
+--- Write pictures to OUT/samples_STEP.png, a grid of each level beside that of the joined result, and show them in
+--- the preview window.
 ---@param x hd.Tensor  [n,c,h,w] in [-1,1]
 ---@param levels? table<string, hd.Tensor>  pictures of the levels, as from H:sample with all = true
 ---@return string? path  nil and a message where it cannot be written
