@@ -1,24 +1,28 @@
 // core/alloc.c: 64-byte aligned, counted blocks with a cache of freed ones.
 // Layout: [header 64 bytes][block][64 bytes of padding]. Sizes are rounded up to classes, eight to each power of two,
-// so a freed block serves the next tensor of nearly the same size. Large blocks ask for huge pages. The cache holds at
-// most an eighth of the peak (64 MiB at least): fresh pages cost time, idle ones cost memory.
+// so a freed block serves the next tensor of nearly the same size (up to a quarter smaller). Large blocks are mapped
+// one by one (malloc would keep holes between them) and ask for huge pages. Fresh pages cost time (10 % of a training
+// step, measured), idle ones cost memory: the cache may fill what the peak of live bytes leaves free and 32 MiB more;
+// what was freed longest ago goes first.
 #include "core/alloc.h"
 #include <pthread.h>
 #include <stdbool.h>
 #include <stdlib.h>
 #include <sys/mman.h>
 
-enum { ALIGN = 64, PADDING = 64, MAPPED = 1 << 20, CLASSES = 8 * 64 };
+enum { ALIGN = 64, PADDING = 64, MAPPED = 1 << 20, CLASSES = 8 * 64, NEAR_CLASSES = 2 };
 
 typedef struct block {
-    struct block *next; // in the cache
-    size_t bytes;       // capacity behind the header
+    struct block *next, *previous; // cached blocks of the same class, newest first
+    struct block *newer, *older;   // all cached blocks
+    size_t bytes;                  // capacity behind the header
     int class;
 } block;
 
 static struct {
     pthread_mutex_t lock;
     block *cache[CLASSES];
+    block *newest, *oldest;
     size_t live, cached, peak, budget, allocations;
 } heap = {.lock = PTHREAD_MUTEX_INITIALIZER};
 
@@ -34,31 +38,58 @@ static int size_class(size_t bytes, size_t *rounded) {
     return shift * 8 + (int)steps - 9;
 }
 
-static void unlink_block(block *b) {
+// The cache -------------------------------------------------------------------
+
+static void cache_put(block *b) {
+    block *first = heap.cache[b->class];
+    b->previous = NULL;
+    b->next = first;
+    if (first)
+        first->previous = b;
+    heap.cache[b->class] = b;
+    b->newer = NULL;
+    b->older = heap.newest;
+    if (heap.newest)
+        heap.newest->newer = b;
+    heap.newest = b;
+    if (!heap.oldest)
+        heap.oldest = b;
+    heap.cached += b->bytes;
+}
+
+static void cache_remove(block *b) {
+    if (b->previous)
+        b->previous->next = b->next;
+    else
+        heap.cache[b->class] = b->next;
+    if (b->next)
+        b->next->previous = b->previous;
+    *(b->newer ? &b->newer->older : &heap.newest) = b->older;
+    *(b->older ? &b->older->newer : &heap.oldest) = b->newer;
     heap.cached -= b->bytes;
+}
+
+static block *cache_take(int class) {
+    for (int c = class; c <= class + NEAR_CLASSES && c < CLASSES; c++) {
+        block *b = heap.cache[c];
+        if (!b)
+            continue;
+        cache_remove(b);
+        return b;
+    }
+    return NULL;
+}
+
+// The system ------------------------------------------------------------------
+
+static void system_free(block *b) {
     if (b->bytes >= MAPPED)
         munmap(b, ALIGN + b->bytes + PADDING);
     else
         free(b);
 }
 
-// Give back cached blocks, largest first, until at most `limit` bytes are cached.
-static void trim_to(size_t limit) {
-    for (int c = CLASSES - 1; c >= 0 && heap.cached > limit; c--) {
-        while (heap.cache[c] && heap.cached > limit) {
-            block *b = heap.cache[c];
-            heap.cache[c] = b->next;
-            unlink_block(b);
-        }
-    }
-}
-
-static size_t cache_limit(void) {
-    const size_t ceiling = heap.peak > (size_t)64 << 20 ? heap.peak : (size_t)64 << 20;
-    return ceiling > heap.live ? ceiling - heap.live : 0;
-}
-
-static void *system_block(size_t total, bool mapped) {
+static void *system_alloc(size_t total, bool mapped) {
     void *memory = NULL;
     if (!mapped)
         return posix_memalign(&memory, ALIGN, total) == 0 ? memory : NULL;
@@ -69,22 +100,38 @@ static void *system_block(size_t total, bool mapped) {
     return memory;
 }
 
+// Give back cached blocks, oldest first, until at most `limit` bytes are cached.
+static void trim_to(size_t limit) {
+    while (heap.cached > limit) {
+        block *b = heap.oldest;
+        cache_remove(b);
+        system_free(b);
+    }
+}
+
+// Bytes that may wait for reuse beside what is live and `wanted` more.
+static size_t cache_limit(size_t wanted) {
+    const size_t ceiling = heap.peak + ((size_t)32 << 20), used = heap.live + wanted;
+    return ceiling > used ? ceiling - used : 0;
+}
+
 static block *fresh_block(size_t bytes, int class) {
-    if (heap.cached + bytes > cache_limit()) // make room below the ceiling first
-        trim_to(cache_limit() > bytes ? cache_limit() - bytes : 0);
+    if (heap.cached > cache_limit(bytes))
+        trim_to(cache_limit(bytes));
     if (heap.budget && heap.live + heap.cached + bytes > heap.budget) {
         trim_to(0);
         if (heap.live + bytes > heap.budget)
             return NULL;
     }
-    void *memory = system_block(ALIGN + bytes + PADDING, bytes >= MAPPED);
-    if (!memory)
+    block *b = system_alloc(ALIGN + bytes + PADDING, bytes >= MAPPED);
+    if (!b)
         return NULL;
-    block *b = memory;
     b->bytes = bytes;
     b->class = class;
     return b;
 }
+
+// The interface ---------------------------------------------------------------
 
 void *hd_alloc(size_t bytes) {
     size_t rounded;
@@ -92,13 +139,9 @@ void *hd_alloc(size_t bytes) {
         return NULL;
     const int class = size_class(bytes, &rounded);
     pthread_mutex_lock(&heap.lock);
-    block *b = heap.cache[class];
-    if (b) {
-        heap.cache[class] = b->next;
-        heap.cached -= b->bytes;
-    } else {
+    block *b = cache_take(class);
+    if (!b)
         b = fresh_block(rounded, class);
-    }
     if (b) {
         heap.live += b->bytes;
         heap.allocations++;
@@ -115,11 +158,9 @@ void hd_free(void *memory) {
     block *b = (block *)((char *)memory - ALIGN);
     pthread_mutex_lock(&heap.lock);
     heap.live -= b->bytes;
-    heap.cached += b->bytes;
-    b->next = heap.cache[b->class];
-    heap.cache[b->class] = b;
-    if (heap.cached > cache_limit())
-        trim_to(cache_limit());
+    cache_put(b);
+    if (heap.cached > cache_limit(0))
+        trim_to(cache_limit(0));
     pthread_mutex_unlock(&heap.lock);
 }
 
