@@ -293,9 +293,41 @@ describe("in this process", function()
       if step == 3 then assert(run:save()) end
       if step == 4 then break end
     end
+    assert.are.equal(3, run.step)
     local again <close> = assert(open { state = { w = w }, resume = true })
     assert.are.equal(3, again:resume())
     assert.are.equal(3, w:get(1))
+    assert.has_error(function() again:steps(function() return 1 end, 6) end) -- the checkpoint is of a run of 5
+    for step in again:steps(function() return 1 end, 5) do w:add_(step) end
+    assert.are.equal(12, w:get(1))
+  end)
+
+  it("a loop that was left goes on with the step that was not done", function()
+    local run <close> = assert(open {})
+    local seen = {}
+    for step in run:steps(function() return 1 end, 4) do
+      if step == 3 then break end
+      seen[#seen + 1] = step
+    end
+    for step in run:steps(function() return 1 end, 4) do seen[#seen + 1] = step end
+    assert.are.same({ 1, 2, 3, 4 }, seen)
+  end)
+
+  it("resumes by hand, the place in the batches included", function()
+    local set = hd.data.Set(hd.randint(0, 255, { 12, 1, 1, 1 }):to "u8")
+    local function first_of(run)
+      for _, x in run:steps(set:batches { size = 2 }, 5, { stop_at = 3 }) do
+        if run.step == 2 then return x end
+      end
+    end
+    local expected
+    do
+      local run <close> = assert(open { save_every = 0 })
+      expected = first_of(run)
+    end
+    local run <close> = assert(open { resume = true })
+    assert.are.equal(2, run:resume())
+    assert.is_true(expected:equal(first_of(run)))
   end)
 
   it("a failed save says why, and the one before stays", function()

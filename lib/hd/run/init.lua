@@ -26,7 +26,7 @@ local Progress = require "hd.run.progress"
 ---@field out string     the folder
 ---@field state table    what checkpoints hold; entries may be added until the first step
 ---@field step integer   steps that are done
----@field planned integer?  the length of the schedule, once it is known
+---@field planned integer?  the length of the schedule, where a plan or a checkpoint has fixed it
 local Run = class "hd.Run"
 
 -- Seconds between two times that a thing of this name is due.
@@ -120,7 +120,7 @@ function Run:save()
   local tree = {
     state = self.state,
     run = {
-      step = step, planned = self.planned, seconds = self:seconds(), generator = core.rng_state(),
+      step = step, planned = self.length or self.planned, seconds = self:seconds(), generator = core.rng_state(),
       batches = type(batches) == "table" and batches.state_dict and batches:state_dict() or nil,
     },
   }
@@ -237,7 +237,7 @@ end
 
 --- Is a thing due that is done every so many seconds? The first time so many seconds after the run was opened.
 ---@param name string
----@param seconds? number  known without it: samples (60), preview (8), save (30), plot (60)
+---@param seconds? number  known without it: samples (60), preview (7), save (30), plot (60)
 ---@return boolean
 function Run:due(name, seconds)
   local every = seconds or DUE[name]
@@ -277,12 +277,12 @@ end
 
 local function begin(self, batches, n)
   core.claim_interrupts()
-  local place = self:resume() and self.place
+  self:resume()
   if self.planned and self.planned ~= n then
     check.fail("run:steps", "the number of steps differs: got %d, expected %d as in '%s'", n, self.planned, self.path)
   end
-  if place and type(batches) == "table" and batches.load_state_dict then batches:load_state_dict(place) end
-  self.batches, self.planned = batches, n
+  if self.place and type(batches) == "table" and batches.load_state_dict then batches:load_state_dict(self.place) end
+  self.batches, self.length, self.place, self.current = batches, n, nil, nil
   self.progress:start(self.step, n)
 end
 
