@@ -405,7 +405,7 @@ local entries = {
   { name = "hd.run.Run:close", kind = "method", signature = "hd.run.Run:close()", text = "End the run: log and window are closed. Where an interrupt came after the last step, leaving the block that holds\nthe run ends the process with code 130.",
     params = nil, returns = nil, members = nil },
   { name = "hd.run.Run:due", kind = "method", signature = "hd.run.Run:due(name, seconds?)", text = "Is a thing due that is done every so many seconds? The first time so many seconds after the run was opened.",
-    params = { { "name", "string", "" }, { "seconds?", "number", "known without it: samples (60), preview (8), save (30), plot (60)" } }, returns = { { "", "boolean", "" } }, members = nil },
+    params = { { "name", "string", "" }, { "seconds?", "number", "known without it: samples (60), preview (7), save (30), plot (60)" } }, returns = { { "", "boolean", "" } }, members = nil },
   { name = "hd.run.Run:interrupted", kind = "method", signature = "hd.run.Run:interrupted()", text = "Has Ctrl-C, SIGTERM or SIGHUP asked the run to stop?",
     params = nil, returns = { { "", "boolean", "" } }, members = nil },
   { name = "hd.run.Run:log", kind = "method", signature = "hd.run.Run:log(entry)", text = "Log numbers of this step: a line in log.jsonl, and what the progress line shows.\n`loss` and `levels` ({ name = loss }) are shown, and so is `rate`, by default that of the first optimizer in the\nstate. A loss that is not a finite number is an error: the checkpoint from before stays.",

@@ -33,7 +33,7 @@ local rng = {}
 ---@field out string     the folder
 ---@field state table    what checkpoints hold; entries may be added until the first step
 ---@field step integer   steps that are done
----@field planned integer?  the length of the schedule, once it is known
+---@field planned integer?  the length of the schedule, where a plan or a checkpoint has fixed it
 
 ---@class hd.Log
 
@@ -1237,7 +1237,7 @@ hd.run = {}
 ---@field out string     the folder
 ---@field state table    what checkpoints hold; entries may be added until the first step
 ---@field step integer   steps that are done
----@field planned integer?  the length of the schedule, once it is known
+---@field planned integer?  the length of the schedule, where a plan or a checkpoint has fixed it
 ---@overload fun(): hd.run.Run
 hd.run.Run = {}
 
@@ -1247,7 +1247,7 @@ function hd.run.Run:close() end
 
 --- Is a thing due that is done every so many seconds? The first time so many seconds after the run was opened.
 ---@param name string
----@param seconds? number  known without it: samples (60), preview (8), save (30), plot (60)
+---@param seconds? number  known without it: samples (60), preview (7), save (30), plot (60)
 ---@return boolean
 function hd.run.Run:due(name, seconds) end
 
