@@ -33,7 +33,7 @@ end
 local SCRIPT = [[
   local hd = require "hd"
   local args = hd.args { out = "r", steps = 20, resume = false, stop_at = hd.args.integer, lr = 1e-2, width = 8,
-    pause = 0.0, nan_at = 0, save_every = 30.0, minutes = hd.args.number }
+    pause = 0.0, draw = false, nan_at = 0, save_every = 30.0, minutes = hd.args.number }
   hd.threads(1) -- tiny tensors, and the machine may be busy
   local net = hd.nn.Sequential(hd.nn.Linear(4, args.width), hd.nn.SiLU(), hd.nn.Linear(args.width, 4))
   local opt = hd.optim.AdamW(net:parameters(), { lr = args.lr })
@@ -69,6 +69,8 @@ local SCRIPT = [[
     counter.n = counter.n + 1
     run:log { loss = step == args.nan_at and 0 / 0 or loss, levels = { b = loss, a = 2 } }
     wait()
+    local watch = run:watch()
+    while args.draw do watch() end
   end
   print(("weights %.17g ema %.17g own %s n %d"):format(net[1].weight:norm():item(), ema.model[1].weight:norm():item(),
     table.concat(own:state(), ","), counter.n))
@@ -100,6 +102,11 @@ describe("a run", function()
     assert.are.equal(20, found.tree.run.step)
     assert.are.equal("x", found.tree.state.counter.name)
     assert.matches('"lua":"Lua 5.4', found.texts.versions)
+  end)
+
+  it("writes its progress over one line on a terminal", function()
+    local text = shell [[script -qec "$H s.lua" /dev/null]]
+    assert.matches("\rstep 1/20 [^\n]*\rstep 20/20 [^\n]*\27%[K\r?\nweights", text)
   end)
 
   it("stopped and resumed equals one that went through, bit for bit", function()
@@ -195,6 +202,12 @@ describe("a run", function()
       assert.are.equal(weights(shell "$H s.lua --out other"), weights(resumed))
     end)
   end
+
+  it("ends in the middle of drawing, the step at hand done", function()
+    local text = shell "$H s.lua --draw & p=$!; sleep 0.7; kill -INT $p; wait $p; echo code $?"
+    assert.matches("interrupted after step 1: saved, --resume goes on from there\ncode 130\n", text, 1, true)
+    assert.are.equal(weights(shell "$H s.lua --out other"), weights(shell "$H s.lua --resume"))
+  end)
 
   it("is killed by a second signal", function()
     local text = shell [[
