@@ -28,9 +28,10 @@ function Run:log(entry)
 end
 
 -- The example with its own command line.
-arg = { [0] = "examples/train_images.lua", "--data", "shapes", "--size", "16", "--width", "8", "--batch", "8",
-  "--steps", tostring(args.steps), "--samples", "0", "--view", "off", "--save-every", "60", "--out", args.out }
-dofile(arg[0])
+local example = "examples/train_images.lua"
+rawset(_G, "arg", { [0] = example, "--data", "shapes", "--size", "16", "--width", "8", "--batch", "8",
+  "--steps", tostring(args.steps), "--samples", "0", "--view", "off", "--save-every", "60", "--out", args.out })
+dofile(example)
 
 -- Least squares over the second half.
 local first = #steps // 2 + 1
@@ -46,6 +47,6 @@ for i, kib in ipairs(memory) do mib[i] = kib / 1024 end
 local plot = hd.plot.lines({ { name = "resident", x = steps, y = mib } },
   { title = "resident memory while training", x_label = "step", y_label = "MiB" })
 assert(hd.image.save(args.out .. "/memory.png", plot))
-print(("resident memory: %.1f MiB after %d steps, %.1f MiB at the end; slope of the second half %.4f KiB a step"):format(
-  mib[1], steps[1], mib[#mib], slope))
+print(("resident memory: %.1f MiB after %d steps, %.1f MiB at the end; the second half rises by %.4f KiB a step")
+  :format(mib[1], steps[1], mib[#mib], slope))
 os.exit(slope < args.limit and 0 or 1, true)
