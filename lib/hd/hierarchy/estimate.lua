@@ -72,12 +72,15 @@ function estimate.network(models, level, seen, o)
   end, { schedule = level.schedule, predict = level.predict, sigma_data = 1 })
 end
 
--- Once all levels are there, an estimate can be held to the range that the data have: join, clamp, split again.
+-- An estimate held to the range that the data have: join it with the coarser levels, the finer ones at 0, clamp, split
+-- again. White stays white: what a coarse level misses of it no finer one could mend.
 local function limited(self, level, state, denoise)
   return function(noisy, sigma)
     local z, x0 = {}, denoise(noisy, sigma)
     for _, other in ipairs(self.levels) do
-      z[other.name] = self:unstandardise(other.name, other == level and x0 or state[other.name])
+      local name = other.name
+      z[name] = other.index > level.index and state[name] * 0
+        or self:unstandardise(name, other == level and x0 or state[name])
     end
     local x = self:join(z):clamp(self.range[1], self.range[2])
     return self:standardise(level.name, self:split(x)[level.name])
@@ -95,7 +98,7 @@ function estimate.denoiser(self, models, level, state, o)
   local seen, sigmas = surroundings(self, state, level, o)
   if o.denoise[level.name] then return estimate.stand_in(o.denoise[level.name], level, seen, sigmas) end
   local denoise = estimate.network(models, level, seen, o)
-  if self.range and o.clip and level.index == #self.levels then return limited(self, level, state, denoise) end
+  if self.range and o.clip then return limited(self, level, state, denoise) end
   return denoise
 end
 

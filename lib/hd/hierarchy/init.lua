@@ -99,7 +99,7 @@ end
 --- { to =, from = }, an isometry into the coordinates in which the network works and its adjoint.
 ---@param opts table  name, split, join, levels, shape (of one x), regime ("cascade" or "flat"), t_aug (largest noise
 ---  put on the context in training, 0.3), t_aug_sample (the noise put on it in sampling, 0), range ({ low, high } of x,
----  to which denoised results are limited once all levels are there)
+---  to which estimates are limited, joined with the coarser levels, the finer ones at 0)
 ---@return hd.hierarchy.Hierarchy
 function Hierarchy:init(opts)
   local o = check.options("hierarchy.new", opts, {
