@@ -1,5 +1,5 @@
-// backend/cpu/conv.c: convolution and its input gradient by shifted products.
-// Layer: backend. Calls: gemm.h, conv_dw.c, conv_f64.c. Called by: the table.
+// backend/cpu/conv.c: convolution and its input gradient by shifted products; which method computes what.
+// Layer: backend. Calls: gemm.h, conv_winograd.c, conv_winograd_dw.c, conv_dw.c, conv_f64.c. Called by: the table.
 // Layout: x [n,c,h,w], w [k,c/groups,r,s], y [n,k,oh,ow]; fastest with x and y channels-last.
 //
 // An output pixel is one row of a product: its row of A is what the kernel covers of the padded input, channels
@@ -10,9 +10,13 @@
 // Threads: blocks of pixels (and of columns, where there are few blocks) cut by shape; each writes its own outputs.
 #include "backend/cpu/conv.h"
 
+#include <pthread.h>
+#include <stdlib.h>
 #include <string.h>
 
-#define TASKS_WANTED 32 // so that 16 threads share the work evenly
+#define TASKS_WANTED 32      // so that 16 threads share the work evenly
+#define WINOGRAD_CHANNELS 16 // fewest of x and of y for Winograd's method
+#define WINOGRAD_EXTENT 7    // least height and width
 
 // Blocks and windows ----------------------------------------------------------------------------------------------
 
@@ -339,21 +343,56 @@ static hd_status conv_dx_shift(const hd_conv_args *a) {
 
 // The entries: which method -----------------------------------------------------------------------------------------
 
+static bool winograd_wanted;
+
+static void choose(void) {
+    const char *choice = getenv("HDLUA_CONV");
+    winograd_wanted = !choice || strcmp(choice, "shift") != 0;
+}
+
+// Winograd's method pays from 16 channels and images of 7x7 on (measured): smaller images waste their tiles, and their
+// products are too small for the size of the transformed weights. tiled: what is cut into tiles, y or dx.
+static bool by_winograd(const hd_conv_args *a, const hd_view *tiled) {
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    pthread_once(&once, choose);
+    bool fits = winograd_wanted && a->groups == 1 && a->x.shape[0] > 0 && a->x.shape[1] >= WINOGRAD_CHANNELS &&
+                a->y.shape[1] >= WINOGRAD_CHANNELS && a->x.strides[1] == 1 && a->y.strides[1] == 1;
+    for (int d = 0; d < 2; d++)
+        fits = fits && a->w.shape[2 + d] == 3 && a->stride[d] == 1 && a->dilation[d] == 1 && a->padding[d] <= 2 &&
+               tiled->shape[2 + d] >= WINOGRAD_EXTENT;
+    return fits;
+}
+
+static hd_status conv_f32(const hd_conv_args *a, const float *bias) {
+    return by_winograd(a, &a->y) ? conv_winograd(a, bias) : conv_shift(a, bias);
+}
+
 hd_status cpu_conv(const hd_conv_args *a) {
     if (a->x.dtype == HD_F64)
         return conv_f64(a);
     if (!a->b.data || a->b.strides[0] == 1)
-        return conv_shift(a, a->b.data);
+        return conv_f32(a, a->b.data);
     float *bias = hd_alloc(sizeof(float) * (size_t)a->b.shape[0]);
     if (!bias)
         return no_memory();
     for (int64_t k = 0; k < a->b.shape[0]; k++)
         bias[k] = ((const float *)a->b.data)[k * a->b.strides[0]];
-    hd_status status = conv_shift(a, bias);
+    hd_status status = conv_f32(a, bias);
     hd_free(bias);
     return status;
 }
 
-hd_status cpu_conv_dx(const hd_conv_args *a) { return a->x.dtype == HD_F64 ? conv_dx_f64(a) : conv_dx_shift(a); }
+hd_status cpu_conv_dx(const hd_conv_args *a) {
+    if (a->x.dtype == HD_F64)
+        return conv_dx_f64(a);
+    return by_winograd(a, &a->x) ? conv_dx_winograd(a) : conv_dx_shift(a);
+}
 
-hd_status cpu_conv_dw(const hd_conv_args *a) { return a->x.dtype == HD_F64 ? conv_dw_f64(a) : conv_dw_shift(a); }
+hd_status cpu_conv_dw(const hd_conv_args *a) {
+    if (a->x.dtype == HD_F64)
+        return conv_dw_f64(a);
+    if (!by_winograd(a, &a->y))
+        return conv_dw_shift(a);
+    HD_CHECK(conv_dw_winograd(a));
+    return a->b.data ? conv_db(a) : HD_OK;
+}

@@ -1,5 +1,6 @@
 // backend/cpu/conv.h: what the files of the convolution share: blocks of pixels and their padded windows.
-// Layer: backend. Called by: conv.c (forward, input gradient), conv_dw.c (weight gradient).
+// Layer: backend. Called by: conv.c (forward, input gradient, dispatch), conv_dw.c (weight gradient),
+// conv_winograd*.c (both).
 #ifndef HD_CONV_H
 #define HD_CONV_H
 
@@ -45,12 +46,22 @@ const float *CPU_NAME(conv_window_load)(const conv_window *w, const conv_block *
 #define conv_window_size CPU_NAME(conv_window_size)
 #define conv_window_load CPU_NAME(conv_window_load)
 
-// The weight gradient by shifted products, and the three entries in double.
+// By Winograd's method, see conv_winograd.h: 3x3, stride 1, x and y channels-last. bias is dense, or NULL.
+hd_status CPU_NAME(conv_winograd)(const hd_conv_args *a, const float *bias);
+hd_status CPU_NAME(conv_dx_winograd)(const hd_conv_args *a);
+hd_status CPU_NAME(conv_dw_winograd)(const hd_conv_args *a);
+#define conv_winograd CPU_NAME(conv_winograd)
+#define conv_dx_winograd CPU_NAME(conv_dx_winograd)
+#define conv_dw_winograd CPU_NAME(conv_dw_winograd)
+
+// The gradients of weights and bias by shifted products, that of the bias alone, and the three entries in double.
 hd_status CPU_NAME(conv_dw_shift)(const hd_conv_args *a);
+hd_status CPU_NAME(conv_db)(const hd_conv_args *a);
 hd_status CPU_NAME(conv_f64)(const hd_conv_args *a);
 hd_status CPU_NAME(conv_dx_f64)(const hd_conv_args *a);
 hd_status CPU_NAME(conv_dw_f64)(const hd_conv_args *a);
 #define conv_dw_shift CPU_NAME(conv_dw_shift)
+#define conv_db CPU_NAME(conv_db)
 #define conv_f64 CPU_NAME(conv_f64)
 #define conv_dx_f64 CPU_NAME(conv_dx_f64)
 #define conv_dw_f64 CPU_NAME(conv_dw_f64)

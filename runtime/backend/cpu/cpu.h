@@ -27,6 +27,13 @@ typedef float vf __attribute__((vector_size(VF_LANES * 4)));
 typedef float vf_mem __attribute__((vector_size(VF_LANES * 4), aligned(4), may_alias));
 typedef int32_t vi __attribute__((vector_size(VF_LANES * 4)));
 
+// Before a loop of few, constant rounds: write them all out.
+#ifdef __clang__
+#define CPU_UNROLL _Pragma("unroll")
+#else
+#define CPU_UNROLL _Pragma("GCC unroll 16")
+#endif
+
 // for (int64_t i = 0; i < n; i++) over the threads. The body must write only what belongs to task i: results then do
 // not depend on the number of threads. Inside, BLAS runs single-threaded. One task alone wakes nobody.
 #define CPU_PRAGMA(text) _Pragma(#text)

@@ -25,11 +25,7 @@
 #define BROADCAST(s) ((vf){s, s, s, s})
 #endif
 
-#ifdef __clang__
-#define UNROLL _Pragma("unroll")
-#else
-#define UNROLL _Pragma("GCC unroll 16")
-#endif
+#define UNROLL CPU_UNROLL
 
 // Tiles ------------------------------------------------------------------------------------------------------------
 

@@ -1,0 +1,255 @@
+// backend/cpu/conv_winograd.c: 3x3 convolution of stride 1 and its input gradient by Winograd's F(4x4, 3x3).
+// Layer: backend. Calls: gemm.h, conv_winograd.h. Called by: conv.c. Used where x and y are channels-last.
+//
+// Per block of tiles: transform the windows to 36 planes [tiles, in], multiply each plane by its transformed weights
+// [in, outs], transform the 36 results [tiles, outs] back to 4x4 pixels and add the bias. The input gradient is the
+// same convolution of dy with the weights transposed and turned by 180 degrees, and with padding 2 - p.
+// Threads: blocks of tiles (and panels of outputs, where there are few blocks) cut by shape; each writes its own
+// outputs. The weights are transformed once per call, in parallel over their panels.
+#include "backend/cpu/conv_winograd.h"
+
+#include <string.h>
+
+#define TASKS_WANTED 8
+#define WEIGHT_ROWS 16                // input channels whose weights one task transforms
+#define ROOM_BYTES ((int64_t)1 << 20) // of the planes of one task: they stay in the second-level cache
+#define LEAST_TILES 24                // of a block: fewer would read the weights too often
+#define MOST_TILES 60
+
+typedef struct {
+    const hd_view *source, *out; // [n,in,h,w], [n,outs,oh,ow]
+    int64_t padding[2];
+    int64_t in, outs;
+    const float *weights; // of tap (0, 0), in 0, out 0
+    int64_t tap_stride[2], in_stride, out_stride;
+    const float *bias; // dense, or NULL
+    // Set by plan:
+    wino_tiles tiles;
+    int64_t block, blocks;  // tiles of a block, number of blocks
+    int64_t splits;         // tasks that share the panels of one block
+    int64_t panels_at_once; // whose planes a task holds
+    float *packed;          // 36 packed matrices [in, outs], packed_pitch apart
+    int64_t packed_pitch;
+} wino;
+
+static hd_status no_memory(void) { return hd_fail(HD_ENOMEM, "conv: no memory for the workspace"); }
+
+// Transforms -------------------------------------------------------------------------------------------------------
+
+// n channels of one window, its pixels at the addresses `at`.
+WINO_INLINE void input_vector(const float *const *at, int64_t channel, int64_t n, float *to, int64_t pitch) {
+#define PIXEL(i, j) vf_load_n(at[(i)*WINO_WINDOW + (j)] + channel, n)
+#define STORE(i, j, v) vf_store(to + ((i)*WINO_WINDOW + (j)) * pitch + channel, v)
+    WINO_BOTH_WAYS(wino_bt, WINO_WINDOW, WINO_WINDOW, PIXEL, STORE);
+#undef PIXEL
+#undef STORE
+}
+
+void wino_transform_input(const wino_planes *planes, const hd_view *source, const int64_t padding[2],
+                          const wino_tiles *tiles, int64_t first, int64_t count, int64_t channel, int64_t channels,
+                          const float *zeros) {
+    const float *at[WINO_PLANES];
+    const int64_t whole = channels / VF_LANES * VF_LANES;
+    for (int64_t t = 0; t < count; t++) {
+        const wino_place place = wino_place_of(tiles, first + t);
+        float *to = planes->data + t * planes->width;
+        wino_pixels(at, WINO_WINDOW, source, zeros, place.image, place.y - padding[0], place.x - padding[1], channel);
+        for (int64_t c = 0; c < whole; c += VF_LANES)
+            input_vector(at, c, VF_LANES, to, planes->pitch);
+        if (whole < channels)
+            input_vector(at, whole, channels - whole, to, planes->pitch);
+    }
+}
+
+// n channels of one tile from the products to rows x cols pixels at `to`.
+WINO_INLINE void output_vector(const float *from, int64_t pitch, vf bias, float *to, const int64_t *stride,
+                               int64_t rows, int64_t cols, int64_t n) {
+#define PRODUCT(i, j) vf_load(from + ((i)*WINO_WINDOW + (j)) * pitch)
+#define STORE(i, j, v)                                                                                                 \
+    if ((i) < rows && (j) < cols)                                                                                      \
+    vf_store_n(to + (i)*stride[2] + (j)*stride[3], (v) + bias, n)
+    WINO_BOTH_WAYS(wino_at, WINO_WINDOW, WINO_TILE, PRODUCT, STORE);
+#undef PRODUCT
+#undef STORE
+}
+
+// Outputs channel..channel+channels-1 of a block of tiles.
+static void transform_output(const wino *w, const wino_planes *planes, int64_t first, int64_t count, int64_t channel,
+                             int64_t channels) {
+    const hd_view *out = w->out;
+    const int64_t whole = channels / VF_LANES * VF_LANES, tail = channels - whole;
+    const float *bias = w->bias ? w->bias + channel : NULL;
+    for (int64_t t = 0; t < count; t++) {
+        const wino_place place = wino_place_of(&w->tiles, first + t);
+        const int64_t rows = cpu_min(WINO_TILE, out->shape[2] - place.y);
+        const int64_t cols = cpu_min(WINO_TILE, out->shape[3] - place.x);
+        const float *from = planes->data + t * planes->width;
+        float *to = (float *)out->data + place.image * out->strides[0] + channel + place.y * out->strides[2] +
+                    place.x * out->strides[3];
+        for (int64_t c = 0; c < whole; c += VF_LANES)
+            output_vector(from + c, planes->pitch, bias ? vf_load(bias + c) : (vf){0}, to + c, out->strides, rows, cols,
+                          VF_LANES);
+        if (tail > 0)
+            output_vector(from + whole, planes->pitch, bias ? vf_load_part(bias + whole, tail) : (vf){0}, to + whole,
+                          out->strides, rows, cols, tail);
+    }
+}
+
+// The weights of `count` (at most WEIGHT_ROWS) input channels and one panel of outputs.
+static void transform_weights(const wino *w, int64_t panel, int64_t first, int64_t count) {
+    float taps[9][WEIGHT_ROWS * CPU_PANEL] __attribute__((aligned(64)));
+    const int64_t col = panel * CPU_PANEL, width = cpu_panel_width(w->outs, panel), pitch = w->packed_pitch;
+    const float *src = w->weights + first * w->in_stride + col * w->out_stride;
+    float *to = w->packed + col * w->in + first * width;
+    for (int t = 0; t < 9; t++)
+        cpu_pack_rows(taps[t], width, src + t / 3 * w->tap_stride[0] + t % 3 * w->tap_stride[1], count,
+                      cpu_min(width, w->outs - col), w->in_stride, w->out_stride);
+    for (int64_t e = 0; e < count * width; e += VF_LANES) {
+#define TAP(i, j) vf_load(&taps[(i)*3 + (j)][e])
+#define STORE(i, j, v) vf_store(to + ((i)*WINO_WINDOW + (j)) * pitch + e, v)
+        WINO_BOTH_WAYS(wino_g, 3, WINO_WINDOW, TAP, STORE);
+#undef TAP
+#undef STORE
+    }
+}
+
+// Blocks -----------------------------------------------------------------------------------------------------------
+
+// What one task works in; all of it one piece of memory.
+typedef struct {
+    wino_planes source, result;
+    float *zeros;           // [in]
+    int64_t *a_row, *c_row; // [block]
+    cpu_segment *segments;
+    int64_t segment_count;
+} wino_room;
+
+static size_t room_bytes(const wino *w) {
+    const int64_t in = wino_width(w->in), outs = cpu_min(wino_width(w->outs), w->panels_at_once * CPU_PANEL);
+    return wino_planes_bytes(w->block, in) + wino_planes_bytes(w->block, outs) + sizeof(float) * (size_t)in +
+           sizeof(int64_t) * 2 * (size_t)w->block + sizeof(cpu_segment) * (size_t)cpu_parts(w->in, CPU_DEPTH);
+}
+
+static wino_room lay_out(const wino *w, char *memory) {
+    const int64_t in = wino_width(w->in), outs = cpu_min(wino_width(w->outs), w->panels_at_once * CPU_PANEL);
+    wino_room room = {.source = {(float *)memory, in, wino_pitch(w->block, in)}};
+    memory += wino_planes_bytes(w->block, in);
+    room.result = (wino_planes){(float *)memory, outs, wino_pitch(w->block, outs)};
+    room.zeros = (float *)(memory + wino_planes_bytes(w->block, outs));
+    memset(room.zeros, 0, sizeof(float) * (size_t)in);
+    room.a_row = (int64_t *)(room.zeros + in);
+    room.c_row = room.a_row + w->block;
+    room.segments = (cpu_segment *)(room.c_row + w->block);
+    for (int64_t i = 0; i < w->block; i++) {
+        room.a_row[i] = i * in;
+        room.c_row[i] = i * outs;
+    }
+    for (int64_t c = 0; c < w->in; c += CPU_DEPTH)
+        room.segments[room.segment_count++] = (cpu_segment){c, cpu_min(CPU_DEPTH, w->in - c)};
+    return room;
+}
+
+// Panels first..last-1 of the outputs of `tiles` tiles, whose source planes are there.
+static void multiply(const wino *w, const wino_room *room, int64_t tiles, int64_t first, int64_t last) {
+    const int64_t col = first * CPU_PANEL;
+    cpu_panels b = {.k = w->in, .n = cpu_min(wino_width(w->outs), last * CPU_PANEL) - col};
+    cpu_product p = {.rows = tiles,
+                     .a_row = room->a_row,
+                     .a_step = 1,
+                     .segments = room->segments,
+                     .segment_count = room->segment_count,
+                     .b = &b,
+                     .c_row = room->c_row,
+                     .c_step = 1};
+    for (int64_t plane = 0; plane < WINO_PLANES; plane++) {
+        p.a = room->source.data + plane * room->source.pitch;
+        b.data = w->packed + plane * w->packed_pitch + col * w->in;
+        p.c = room->result.data + plane * room->result.pitch;
+        cpu_product_run(&p, 0, last - first);
+    }
+}
+
+// One block of tiles, panels first..last-1 of the outputs.
+static void run_block(const wino *w, const wino_room *room, int64_t block, int64_t first, int64_t last) {
+    const int64_t tile = block * w->block, tiles = cpu_min(w->block, w->tiles.count - tile);
+    wino_transform_input(&room->source, w->source, w->padding, &w->tiles, tile, tiles, 0, w->in, room->zeros);
+    for (int64_t panel = first; panel < last; panel += w->panels_at_once) {
+        const int64_t end = cpu_min(last, panel + w->panels_at_once), channel = panel * CPU_PANEL;
+        multiply(w, room, tiles, panel, end);
+        transform_output(w, &room->result, tile, tiles, channel, cpu_min(w->outs, end * CPU_PANEL) - channel);
+    }
+}
+
+static hd_status run_tasks(const wino *w) {
+    const int64_t panels = cpu_panel_count(w->outs);
+    const size_t bytes = room_bytes(w);
+    bool failed = false;
+    CPU_PARALLEL_FOR(task, w->blocks * w->splits) {
+        const int64_t split = task % w->splits;
+        char *memory = hd_alloc(bytes);
+        if (memory) {
+            const wino_room room = lay_out(w, memory);
+            run_block(w, &room, task / w->splits, panels * split / w->splits, panels * (split + 1) / w->splits);
+        } else {
+            __atomic_store_n(&failed, true, __ATOMIC_RELAXED);
+        }
+        hd_free(memory);
+    }
+    return failed ? no_memory() : HD_OK;
+}
+
+static void plan(wino *w) {
+    const int64_t in = wino_width(w->in), outs = wino_width(w->outs), panels = cpu_panel_count(w->outs);
+    w->tiles = wino_tiles_over(w->out);
+    w->panels_at_once = 2;
+    const int64_t tile_bytes =
+        (int64_t)sizeof(float) * WINO_PLANES * (in + cpu_min(outs, w->panels_at_once * CPU_PANEL));
+    const int64_t most = cpu_max(LEAST_TILES, cpu_min(MOST_TILES, ROOM_BYTES / tile_bytes));
+    w->blocks = cpu_parts(w->tiles.count, most);
+    w->block = cpu_parts(w->tiles.count, cpu_max(1, w->blocks));
+    const int64_t wanted = cpu_min(panels, cpu_parts(TASKS_WANTED, cpu_max(1, w->blocks)));
+    w->splits = cpu_parts(panels, cpu_parts(panels, wanted)); // as many panels in each
+    w->packed_pitch = w->in * outs + WINO_LINE;
+}
+
+static hd_status run(wino *w) {
+    plan(w);
+    w->packed = hd_alloc(sizeof(float) * (size_t)(WINO_PLANES * w->packed_pitch));
+    if (!w->packed)
+        return no_memory();
+    const int64_t parts = cpu_parts(w->in, WEIGHT_ROWS);
+    CPU_PARALLEL_FOR(i, cpu_panel_count(w->outs) * parts) {
+        const int64_t first = i % parts * WEIGHT_ROWS;
+        transform_weights(w, i / parts, first, cpu_min(WEIGHT_ROWS, w->in - first));
+    }
+    hd_status status = run_tasks(w);
+    hd_free(w->packed);
+    return status;
+}
+
+hd_status conv_winograd(const hd_conv_args *a, const float *bias) {
+    wino w = {.source = &a->x,
+              .out = &a->y,
+              .padding = {a->padding[0], a->padding[1]},
+              .in = a->x.shape[1],
+              .outs = a->y.shape[1],
+              .weights = a->w.data,
+              .tap_stride = {a->w.strides[2], a->w.strides[3]},
+              .in_stride = a->w.strides[1],
+              .out_stride = a->w.strides[0],
+              .bias = bias};
+    return run(&w);
+}
+
+hd_status conv_dx_winograd(const hd_conv_args *a) {
+    wino w = {.source = &a->y,
+              .out = &a->x,
+              .padding = {2 - a->padding[0], 2 - a->padding[1]},
+              .in = a->y.shape[1],
+              .outs = a->x.shape[1],
+              .weights = (const float *)a->w.data + 2 * a->w.strides[2] + 2 * a->w.strides[3],
+              .tap_stride = {-a->w.strides[2], -a->w.strides[3]},
+              .in_stride = a->w.strides[0],
+              .out_stride = a->w.strides[1]};
+    return run(&w);
+}
