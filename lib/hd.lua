@@ -22,8 +22,8 @@ for _, name in ipairs { "cat", "where" } do hd[name] = core.op[name] end
 local functions = { stack = "hd.tensor", gradcheck = "hd.gradcheck", load = "hd.file", save = "hd.file" }
 
 local modules = {
-  "args", "audio", "check", "data", "file", "guidance", "hierarchy", "image", "metrics", "nn", "optim", "plot",
-  "preview", "run", "sampler", "schedule", "text",
+  "args", "check", "data", "file", "guidance", "hierarchy", "image", "nn", "optim", "plot", "preview", "run",
+  "sampler", "schedule",
 }
 local is_module = {}
 for _, name in ipairs(modules) do is_module[name] = true end

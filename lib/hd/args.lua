@@ -158,13 +158,19 @@ local function finish(code, stream, text)
   os.exit(code, true)
 end
 
+-- What is wrong with the number of threads, as for --threads before the script.
+local function wrong_threads(n)
+  return n and (n < 1 or n > 256) and ("--threads has the wrong value: got %d, expected 1 to 256"):format(n) or nil
+end
+
 -- hd.args { steps = 1000, lr = 1e-3, resume = false, minutes = hd.args.number }
 local function read(spec, texts)
   check.arg("args", "defaults", spec, "table")
   local words = _G.arg or {}
   local program = words[0] or "script.lua"
   local values, message = args.parse(spec, words, core.options) -- the words before the script are hdlua's
-  if not values then return finish(2, io.stderr, ("%s: %s"):format(program, message)) end
+  if values then message = wrong_threads(values.threads) end
+  if message then return finish(2, io.stderr, ("%s: %s"):format(program, message)) end
   if values.help then return finish(0, io.stdout, help_text(program, spec, texts or {})) end
   values.help = nil
   apply_common(values)

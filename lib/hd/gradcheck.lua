@@ -1,6 +1,7 @@
 -- hd/gradcheck.lua: gradients by the tape against central differences.
 -- Calls: core. Called by: tests, users. Source: the tolerances of PyTorch's gradcheck.
 
+local check = require "hd.check"
 local core = require "hd.core"
 local gradcheck = {}
 
@@ -23,8 +24,15 @@ end
 ---@return boolean ok
 ---@return string? message  which input and element differ, and by how much
 function gradcheck.gradcheck(fn, inputs, opts)
-  opts = opts or {}
-  local eps, atol, rtol = opts.eps or 1e-6, opts.atol or 1e-5, opts.rtol or 1e-3
+  check.arg("gradcheck", "fn", fn, "callable")
+  for i, x in ipairs(check.arg("gradcheck", "inputs", inputs, "table")) do
+    if check.is_tensor(x) and x:requires_grad() and x:dtype() ~= "f64" then
+      check.fail("gradcheck", "input %d is %s, expected f64: differences of f32 are too coarse", i, x:dtype())
+    end
+  end
+  local o = check.options("gradcheck", opts,
+    { { "eps", "number", 1e-6 }, { "atol", "number", 1e-5 }, { "rtol", "number", 1e-3 } })
+  local eps, atol, rtol = o.eps, o.atol, o.rtol
   local weight
   local function weighted()
     local y = fn(table.unpack(inputs))

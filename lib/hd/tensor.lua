@@ -1,6 +1,7 @@
 -- hd/tensor.lua: methods of tensors that need no C of their own: max and min, std, splitting, stacking.
 -- Calls: core.op. Called by: hd.lua; the methods by everybody.
 
+local check = require "hd.check"
 local core = require "hd.core"
 local op, methods = core.op, core.methods
 local tensor = {}
@@ -54,9 +55,12 @@ function methods.split(x, size, dim)
       start = start + length
     end
     if start ~= extent + 1 then
-      core.raise(("split: sizes add up to %d, expected %d, the extent of dimension %d"):format(start - 1, extent, dim))
+      check.fail("split", "sizes add up to %d, expected %d, the extent of dimension %d", start - 1, extent, dim)
     end
     return parts
+  end
+  if check.arg("split", "size", size, "integer") < 1 then
+    check.fail("split", "size is wrong: got %d, expected at least 1", size)
   end
   while start <= extent do
     parts[#parts + 1] = x:narrow(dim, start, math.min(size, extent - start + 1))
@@ -71,7 +75,10 @@ end
 ---@param dim? integer
 ---@return hd.Tensor[]
 function methods.chunk(x, n, dim)
-  return x:split((x:size(dim or 1) + n - 1) // n, dim)
+  if check.arg("chunk", "n", n, "integer") < 1 then
+    check.fail("chunk", "n is wrong: got %d, expected at least 1", n)
+  end
+  return x:split(math.max(1, (x:size(dim or 1) + n - 1) // n), dim)
 end
 
 --- x repeated repeats[d] times along each dimension d; leading dimensions are added where there are more numbers.

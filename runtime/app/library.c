@@ -131,8 +131,6 @@ static void publish_options(lua_State *L, const hd_options *o) {
     }
     if (o->view)
         set_text(L, "view", o->view);
-    lua_pushboolean(L, o->profile);
-    lua_setfield(L, -2, "profile");
     lua_pushboolean(L, o->strict);
     lua_setfield(L, -2, "strict");
     lua_setfield(L, LUA_REGISTRYINDEX, "hd.options");
@@ -170,10 +168,9 @@ static void complain_about_tool(const char *program, const char *tool, const cha
     }
     const char *nearest = hd_nearest(tool, names, n);
     fprintf(stderr, "%s: -m: no such tool: got '%s'", program, tool);
-    if (nearest)
-        fprintf(stderr, ". did you mean '%s'?", nearest);
+    fprintf(stderr, nearest ? ". did you mean '%s'?" : ".", nearest);
     for (int i = 0; i < n; i++)
-        fprintf(stderr, "%s%s", i ? ", " : ". known: ", names[i]);
+        fprintf(stderr, "%s%s", i ? ", " : " known: ", names[i]);
     fputc('\n', stderr);
     for (int i = 0; i < count; i++)
         free(entries[i]);

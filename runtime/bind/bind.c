@@ -26,27 +26,51 @@ hd_tensor *hd_test_tensor(lua_State *L, int arg) {
     return b ? b->tensor : NULL;
 }
 
+// "zeros: argument 1" for the C function that runs; those of a method count from behind the colon.
+typedef struct {
+    char text[80];
+} argument_name;
+
+static argument_name name_argument(lua_State *L, int arg) {
+    argument_name name;
+    lua_Debug ar;
+    const bool known = lua_getstack(L, 0, &ar) && lua_getinfo(L, "n", &ar) && ar.name;
+    const bool method = known && strcmp(ar.namewhat, "method") == 0;
+    snprintf(name.text, sizeof name.text, "%.48s%sargument %d", known ? ar.name : "", known ? ": " : "", arg - method);
+    return name;
+}
+
 hd_tensor *hd_check_tensor(lua_State *L, int arg) {
     hd_tensor *t = hd_test_tensor(L, arg);
     if (!t)
-        hd_raisef(L, "argument %d: wrong type: got %s, expected a tensor", arg, luaL_typename(L, arg));
+        hd_raisef(L, "%s: wrong type: got %s, expected a tensor", name_argument(L, arg).text, luaL_typename(L, arg));
     return t;
 }
 
-int64_t hd_check_int(lua_State *L, int arg) {
+static bool exact_integer(lua_State *L, int index, lua_Integer *i) {
     int exact = 0;
-    const lua_Integer i = lua_type(L, arg) == LUA_TNUMBER ? lua_tointegerx(L, arg, &exact) : 0;
-    if (exact)
+    *i = lua_type(L, index) == LUA_TNUMBER ? lua_tointegerx(L, index, &exact) : 0;
+    return exact;
+}
+
+int64_t hd_check_int_of(lua_State *L, int index, const char *where) {
+    lua_Integer i;
+    if (exact_integer(L, index, &i))
         return i;
-    if (lua_type(L, arg) == LUA_TNUMBER)
-        return hd_raisef(L, "argument %d: not an integer: got %f", arg, lua_tonumber(L, arg));
-    return hd_raisef(L, "argument %d: wrong type: got %s, expected an integer", arg, luaL_typename(L, arg));
+    if (lua_type(L, index) == LUA_TNUMBER)
+        return hd_raisef(L, "%s: not an integer: got %.14g", where, lua_tonumber(L, index));
+    return hd_raisef(L, "%s: wrong type: got %s, expected an integer", where, luaL_typename(L, index));
+}
+
+int64_t hd_check_int(lua_State *L, int arg) {
+    lua_Integer i;
+    return exact_integer(L, arg, &i) ? i : hd_check_int_of(L, arg, name_argument(L, arg).text);
 }
 
 int64_t hd_check_dim(lua_State *L, int arg) {
     const int64_t d = hd_check_int(L, arg);
     if (d == 0)
-        hd_raisef(L, "argument %d: dimensions count from 1 (or -1 for the last): got 0", arg);
+        hd_raisef(L, "%s: dimensions count from 1 (or -1 for the last): got 0", name_argument(L, arg).text);
     return d > 0 ? d - 1 : d;
 }
 
@@ -220,6 +244,11 @@ int hd_raise_text(lua_State *L, const char *text) {
     luaL_checkstack(L, 20, NULL);
     push_where(L);
     push_layer_path(L);
+    const char *path = lua_tostring(L, -1);
+    if (strncmp(path, text, strlen(path)) == 0) { // a layer alone: "conv2d: " once is enough
+        lua_pop(L, 1);
+        lua_pushliteral(L, "");
+    }
     lua_pushstring(L, text);
     lua_concat(L, 3);
     return lua_error(L);

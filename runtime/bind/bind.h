@@ -14,12 +14,13 @@
 #define HD_RNG_NAME "hd.Generator"
 
 // Arguments ---------------------------------------------------------------- [-0, +0, raises]
-hd_tensor *hd_check_tensor(lua_State *L, int arg); // borrowed; a released tensor is an error
-hd_tensor *hd_test_tensor(lua_State *L, int arg);  // NULL when it is something else
-int64_t hd_check_int(lua_State *L, int arg);       // any number with an exact integer value
-hd_dtype hd_check_dtype(lua_State *L, int arg);    // "f32" ... or PyTorch's name
-hd_rng *hd_check_rng(lua_State *L, int arg);       // nil or none: the default generator
-int64_t hd_check_dim(lua_State *L, int arg);       // 1-based or negative -> 0-based or negative; 0 is an error
+hd_tensor *hd_check_tensor(lua_State *L, int arg);                   // borrowed; a released tensor is an error
+hd_tensor *hd_test_tensor(lua_State *L, int arg);                    // NULL when it is something else
+int64_t hd_check_int(lua_State *L, int arg);                         // any number with an exact integer value
+int64_t hd_check_int_of(lua_State *L, int index, const char *where); // the same of a value that is no argument
+hd_dtype hd_check_dtype(lua_State *L, int arg);                      // "f32" ... or PyTorch's name
+hd_rng *hd_check_rng(lua_State *L, int arg);                         // nil or none: the default generator
+int64_t hd_check_dim(lua_State *L, int arg); // 1-based or negative -> 0-based or negative; 0 is an error
 
 // Results ------------------------------------------------------------------
 // Push an empty box and give the place to store a tensor in, which then owns the reference. [-0, +1, raises]

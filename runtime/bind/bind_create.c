@@ -14,11 +14,22 @@ typedef struct {
     int rng; // stack index of a generator, or 0
 } create_options;
 
-// Read the option table at `arg` (anything else: defaults).
+static void unknown_option(lua_State *L, const char *where, const char *name) {
+    static const char *const known[] = {"dtype", "requires_grad", "rng"};
+    for (int i = 0; i < 3; i++)
+        if (hd_edit_distance(name, known[i]) < 3)
+            hd_raisef(L, "%s: unknown option '%s'. did you mean '%s'? known: dtype, requires_grad, rng", where, name,
+                      known[i]);
+    hd_raisef(L, "%s: unknown option '%s'. known: dtype, requires_grad, rng", where, name);
+}
+
+// Read the option table at `arg` (none: defaults).
 static create_options read_options(lua_State *L, int arg, const char *where, hd_dtype dtype) {
     create_options o = {.dtype = dtype};
     if (lua_isnoneornil(L, arg))
         return o;
+    if (lua_type(L, arg) != LUA_TTABLE)
+        hd_raisef(L, "%s: options have the wrong type: got %s, expected a table", where, luaL_typename(L, arg));
     luaL_checkstack(L, 8, NULL);
     lua_pushnil(L);
     while (lua_next(L, arg)) {
@@ -30,12 +41,15 @@ static create_options read_options(lua_State *L, int arg, const char *where, hd_
         else if (strcmp(name, "rng") == 0)
             o.rng = -1;
         else
-            hd_raisef(L, "%s: unknown option '%s'. known: dtype, requires_grad, rng", where, name);
+            unknown_option(L, where, name);
         lua_pop(L, 1);
     }
     if (o.rng) {
         lua_getfield(L, arg, "rng");
         o.rng = lua_gettop(L);
+        if (!luaL_testudata(L, o.rng, HD_RNG_NAME))
+            hd_raisef(L, "%s: option 'rng' has the wrong type: got %s, expected a generator (hd.rng(seed))", where,
+                      luaL_typename(L, o.rng));
     }
     return o;
 }
@@ -59,13 +73,13 @@ static int read_shape(lua_State *L, int arg, const char *where, int *ndim, int64
     if (table) {
         for (; n < count && n < HD_MAX_DIMS; n++) {
             lua_rawgeti(L, arg, n + 1);
-            shape[n] = hd_check_int(L, lua_gettop(L));
+            shape[n] = hd_check_int_of(L, -1, where);
             lua_pop(L, 1);
         }
         arg++;
     } else {
         for (; n < HD_MAX_DIMS && lua_type(L, arg) == LUA_TNUMBER; n++)
-            shape[n] = hd_check_int(L, arg++);
+            shape[n] = hd_check_int_of(L, arg++, where);
     }
     if (count > HD_MAX_DIMS || lua_type(L, arg) == LUA_TNUMBER)
         hd_raisef(L, "%s: too many dimensions: expected at most %d", where, HD_MAX_DIMS);
@@ -104,11 +118,12 @@ static int l_ones(lua_State *L) { return create_filled(L, "ones", 1, &(double){1
 // hd.empty(...) -> tensor: undefined contents; arguments as hd.zeros
 static int l_empty(lua_State *L) { return create_filled(L, "empty", 1, NULL); }
 
-// hd.full(shape, value, options) -> tensor: one value everywhere; shape is a table
+// hd.full(shape, value, options) -> tensor: one value everywhere; shape is a table, or one integer
 static int l_full(lua_State *L) {
     int ndim;
     int64_t shape[HD_MAX_DIMS];
-    luaL_checktype(L, 1, LUA_TTABLE);
+    if (lua_type(L, 1) != LUA_TTABLE && lua_type(L, 1) != LUA_TNUMBER)
+        return hd_raisef(L, "full: shape has the wrong type: got %s, expected a table", luaL_typename(L, 1));
     if (lua_type(L, 2) != LUA_TNUMBER)
         return hd_raisef(L, "full: value has the wrong type: got %s, expected a number", luaL_typename(L, 2));
     const double value = lua_tonumber(L, 2);

@@ -189,7 +189,7 @@ static int l_rows(lua_State *L) {
     char *to = data_of(push_kept(L, x->dtype, x->ndim, shape));
     for (int64_t i = 0; i < n; i++, lua_pop(L, 1)) {
         lua_rawgeti(L, 2, i + 1);
-        int64_t at = hd_check_int(L, -1);
+        int64_t at = hd_check_int_of(L, -1, "subset");
         luaL_argcheck(L, at >= 1 && at <= x->shape[0], 2, "index outside the set");
         memcpy(to + (size_t)i * row, from + (size_t)(at - 1) * row, row);
     }

@@ -7,8 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-// The vocabulary: what each value argument is and where it goes in hd_op_args
-// ------------------------------------------
+// The vocabulary: what each value argument is and where it goes in hd_op_args ----------------------------------------
 
 typedef enum {
     V_INT,
@@ -66,8 +65,7 @@ static const vocable vocabulary[] = {
 };
 #undef AT
 
-// Parsed signatures
-// ----------------------------------------------------------------------------------------------------
+// Parsed signatures --------------------------------------------------------------------------------------------------
 
 enum { MAX_PARAMS = 10, MAX_NAME = 24 };
 
@@ -122,8 +120,7 @@ static void parse_signature(const hd_op *op, signature *s) {
     }
 }
 
-// Reading values
-// -------------------------------------------------------------------------------------------------------
+// Reading values -----------------------------------------------------------------------------------------------------
 
 static int wrong(lua_State *L, const signature *s, const char *name, int arg, const char *expected) {
     const char *got = lua_isnone(L, arg) ? "nothing" : luaL_typename(L, arg);
@@ -248,8 +245,7 @@ static int read_value(lua_State *L, const signature *s, const param *p, int arg,
     }
 }
 
-// Options by name
-// --------------------------------------------------------------------------------------------------------
+// Options by name ----------------------------------------------------------------------------------------------------
 
 static int unknown_option(lua_State *L, const signature *s, const char *name) {
     luaL_Buffer known;
@@ -296,8 +292,7 @@ static bool is_options(lua_State *L, int arg) {
     return options;
 }
 
-// Calling
-// ------------------------------------------------------------------------------------------------------------------
+// Calling ------------------------------------------------------------------------------------------------------------
 
 static hd_status apply_with_retry(lua_State *L, const hd_op *op, int nin, hd_tensor **in, const hd_op_args *args,
                                   bool inplace, hd_tensor **out) {
@@ -400,8 +395,7 @@ static int l_negate(lua_State *L) {
     return hd_apply(L, hd_op_find("neg"), 1, &x, &args);
 }
 
-// Registration: hd.core.op, and the methods and metamethods of tensors
-// -----------------------------------------------------
+// Registration: hd.core.op, and the methods and metamethods of tensors -----------------------------------------------
 
 static void push_op(lua_State *L, signature *s, bool inplace) {
     lua_pushlightuserdata(L, s);

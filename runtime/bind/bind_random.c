@@ -11,8 +11,7 @@ hd_rng *hd_check_rng(lua_State *L, int arg) {
         return &default_rng;
     hd_rng *rng = luaL_testudata(L, arg, HD_RNG_NAME);
     if (!rng)
-        hd_raisef(L, "argument %d: wrong type: got %s, expected a generator (hd.rng(seed))", arg,
-                  luaL_typename(L, arg));
+        hd_raisef(L, "rng: wrong type: got %s, expected a generator (hd.rng(seed))", luaL_typename(L, arg));
     return rng;
 }
 
@@ -49,7 +48,7 @@ static int set_state(lua_State *L, hd_rng *rng, int table) {
     luaL_checktype(L, table, LUA_TTABLE);
     for (int i = 0; i < 3; i++) {
         lua_rawgeti(L, table, i + 1);
-        parts[i] = (uint64_t)hd_check_int(L, lua_gettop(L));
+        parts[i] = (uint64_t)hd_check_int_of(L, -1, "set_state");
         lua_pop(L, 1);
     }
     *rng = (hd_rng){parts[0], parts[1], parts[2]};

@@ -19,8 +19,12 @@ static int l_backend(lua_State *L) {
 
 // hd.threads(n) -> n: with a number set the threads that compute; tells how many
 static int l_threads(lua_State *L) {
-    if (!lua_isnoneornil(L, 1))
-        hd_set_threads((int)hd_check_int(L, 1));
+    if (!lua_isnoneornil(L, 1)) {
+        const int64_t n = hd_check_int(L, 1);
+        if (n < 1 || n > 256)
+            return hd_raisef(L, "threads: wrong number: got %lld, expected 1 to 256", (long long)n);
+        hd_set_threads((int)n);
+    }
     lua_pushinteger(L, hd_threads());
     return 1;
 }

@@ -233,10 +233,8 @@ static bool slice_dimension(lua_State *L, int at, int d) {
     hd_tensor *x = hd_check_tensor(L, at);
     const int entry = lua_gettop(L);
     bool stays = true;
-    if (d >= x->ndim)
-        hd_raisef(L, "index: too many entries for %s", hd_tensor_text(x));
     if (lua_type(L, entry) == LUA_TNUMBER) {
-        const int64_t i = hd_check_int(L, entry);
+        const int64_t i = hd_check_int_of(L, entry, "index");
         if (i == 0)
             hd_raisef(L, "index: positions count from 1 (or from the end with -1): got 0");
         apply_select(L, x, d, i);
@@ -245,7 +243,7 @@ static bool slice_dimension(lua_State *L, int at, int d) {
     } else if (lua_type(L, entry) == LUA_TTABLE && lua_rawlen(L, entry) > 0) {
         lua_rawgeti(L, entry, 1);
         lua_rawgeti(L, entry, lua_rawlen(L, entry) > 1 ? 2 : 1);
-        int64_t from = hd_check_int(L, -2 + lua_gettop(L) + 1), to = hd_check_int(L, lua_gettop(L));
+        int64_t from = hd_check_int_of(L, -2, "index"), to = hd_check_int_of(L, -1, "index");
         from = from < 0 ? from + x->shape[d] + 1 : from;
         to = to < 0 ? to + x->shape[d] + 1 : to;
         if (from < 1 || to > x->shape[d] || to < from - 1)
@@ -269,6 +267,9 @@ static bool slice_dimension(lua_State *L, int at, int d) {
 static int index_slices(lua_State *L, int table) {
     int d = 0;
     const int n = (int)lua_rawlen(L, table);
+    const hd_tensor *x = hd_check_tensor(L, 1);
+    if (n > x->ndim)
+        hd_raisef(L, "index: too many entries: got %d for %s", n, hd_tensor_text(x));
     lua_pushvalue(L, 1);
     const int at = lua_gettop(L);
     for (int i = 1; i <= n; i++) {
@@ -290,7 +291,7 @@ static int l_index(lua_State *L) {
     hd_tensor *x = hd_check_tensor(L, 1);
     if (lua_type(L, 2) == LUA_TTABLE)
         return index_slices(L, 2);
-    return index_one(L, x, hd_check_int(L, 2));
+    return index_one(L, x, hd_check_int_of(L, 2, "index"));
 }
 
 static int l_newindex(lua_State *L) {
@@ -310,7 +311,7 @@ static int l_newindex(lua_State *L) {
     if (lua_type(L, 2) == LUA_TTABLE)
         index_slices(L, 2);
     else
-        index_one(L, x, hd_check_int(L, 2));
+        index_one(L, x, hd_check_int_of(L, 2, "index"));
     if (lua_isnil(L, -1))
         return hd_raisef(L, "index out of range: got %lld, expected 1 to %lld of %s", (long long)lua_tointeger(L, 2),
                          (long long)x->shape[0], hd_tensor_text(x));

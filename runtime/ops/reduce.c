@@ -280,8 +280,7 @@ hd_status hd_logsumexp_backward(hd_op_call *c) { // dx = dy * exp(x - y)
     return status;
 }
 
-// cumsum and softmax along one dimension
-// -------------------------------------------------------------------------------
+// cumsum and softmax along one dimension -----------------------------------------------------------------------------
 
 hd_status hd_cumsum_forward(hd_op_call *c) {
     int dim;

@@ -176,10 +176,10 @@ end)
 
 describe("an option of hdlua", function()
   it("reaches the library", function()
-    local out = run("--threads", "3", "--seed=-7", "--memory", "2G", "--view", "off", "--profile", "-e", [[
+    local out = run("--threads", "3", "--seed=-7", "--memory", "2G", "--view", "off", "--strict", "-e", [[
       local o = require("hd.core").options
-      print(o.threads, o.seed, o.memory, o.view, o.profile, o.strict)]])
-    assert.are.equal("3\t-7\t2147483648\toff\ttrue\tfalse\n", out)
+      print(o.threads, o.seed, o.memory, o.view, o.strict)]])
+    assert.are.equal("3\t-7\t2147483648\toff\ttrue\n", out)
     assert.are.equal("2\n", (run("--threads", "2", "-e", "print(require('hd.core').threads())")))
   end)
 
@@ -197,8 +197,8 @@ describe("an option of hdlua", function()
     local out, _, code = run "--help"
     assert.are.equal(0, code)
     for _, word in ipairs {
-      "-e", "-i", "-l", "-v", "-E", "-W", "-m", "--threads", "--memory", "--seed", "--view", "--strict", "--profile",
-      "--doc", "--version", "--help",
+      "-e", "-i", "-l", "-v", "-E", "-W", "-m", "--threads", "--memory", "--seed", "--view", "--strict", "--doc",
+      "--version", "--help",
     } do
       assert.truthy(out:find("\n  " .. word, 1, true), word)
     end

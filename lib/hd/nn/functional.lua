@@ -85,6 +85,9 @@ function F.cross_entropy(input, target, opts)
     { REDUCTION, { "label_smoothing", "number", 0 }, { "weight", "tensor" } })
   check.arg("cross_entropy", "input", input, "tensor")
   check.arg("cross_entropy", "target", target, "tensor")
+  if target:dtype():find "^f" then
+    check.fail("cross_entropy", "target is %s, expected whole numbers", target:dtype())
+  end
   local logp = core.op.log_softmax(class_rows(input), 2)
   if target:numel() ~= logp:size(1) then
     check.fail("cross_entropy", "shapes differ: got input [%s] and target [%s]", table.concat(input:shape(), ","),
@@ -169,12 +172,19 @@ function F.dropout(x, opts)
   return x * (keep / (1 - o.p))
 end
 
+-- The factor of pixel_shuffle and its inverse.
+local function check_factor(where, r)
+  r = check.arg(where, "r", r, "integer")
+  return r >= 1 and r or check.fail(where, "r is wrong: got %d, expected at least 1", r)
+end
+
 --- Channels to places: [n, c r^2, h, w] -> [n, c, h r, w r].
 ---@param x hd.Tensor
 ---@param r integer
 ---@return hd.Tensor
 function F.pixel_shuffle(x, r)
   local n, c, h, w = table.unpack(check.arg("pixel_shuffle", "x", x, "tensor"):shape())
+  r = check_factor("pixel_shuffle", r)
   if not w or c % (r * r) ~= 0 then
     check.fail("pixel_shuffle", "channels must be a multiple of %d: got [%s]", r * r, table.concat(x:shape(), ","))
   end
@@ -187,6 +197,7 @@ end
 ---@return hd.Tensor
 function F.pixel_unshuffle(x, r)
   local n, c, h, w = table.unpack(check.arg("pixel_unshuffle", "x", x, "tensor"):shape())
+  r = check_factor("pixel_unshuffle", r)
   if not w or h % r ~= 0 or w % r ~= 0 then
     check.fail("pixel_unshuffle", "height and width must be multiples of %d: got [%s]", r, table.concat(x:shape(), ","))
   end

@@ -102,8 +102,7 @@ static void multiply(matrix c, matrix a, const float *b, int64_t m, int64_t n, i
     cpu_product_run(&p, 0, cpu_panel_count(n));
 }
 
-// Forward
-// --------------------------------------------------------------------------------------------------------------
+// Forward ------------------------------------------------------------------------------------------------------------
 
 // z[0..tk) -> softmax(scale * z) in place; returns the logarithm of sum exp(scale * z).
 static float softmax_row(float *z, const head *h) {
@@ -185,8 +184,7 @@ hd_status cpu_attention(const hd_attention_args *a) {
     return a->q.dtype == HD_F64 ? attention_f64(a) : attention_f32(a);
 }
 
-// Backward
-// -------------------------------------------------------------------------------------------------------------
+// Backward -----------------------------------------------------------------------------------------------------------
 
 typedef struct {
     float *keys_t, *keys, *values_t; // packed k^T [d,tk], k [tk,d], v^T [e,tk]

@@ -72,8 +72,6 @@ typedef int32_t vi __attribute__((vector_size(VF_LANES * 4)));
 #define cpu_adam CPU_NAME(cpu_adam)
 #define cpu_sgd CPU_NAME(cpu_sgd)
 #define cpu_lerp CPU_NAME(cpu_lerp)
-#define cpu_gemm CPU_NAME(cpu_gemm)
-#define cpu_kernel_gemm CPU_NAME(cpu_kernel_gemm)
 
 hd_status cpu_copy(const hd_copy_args *); // copy.c
 hd_status cpu_fill(const hd_fill_args *);

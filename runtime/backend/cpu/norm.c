@@ -399,8 +399,7 @@ static hd_status norm_back_rows(const hd_norm_back_args *a) {
     return HD_OK;
 }
 
-// Any strides, f32 and f64
-// ----------------------------------------------------------------------------------------------
+// Any strides, f32 and f64 -------------------------------------------------------------------------------------------
 
 static double silu_any(double z) { return z / (1 + exp(-z)); }
 static double silu_slope_any(double z) {
@@ -515,8 +514,7 @@ static hd_status norm_back_any(const hd_norm_back_args *a) {
     return HD_OK;
 }
 
-// Choice
-// ------------------------------------------------------------------------------------------------------------------
+// Choice -------------------------------------------------------------------------------------------------------------
 
 enum { SMALLEST = 16 }; // elements of a group: below, the terms of a gradient may cancel, so doubles are used
 
