@@ -269,7 +269,7 @@ function hd.file.load(path) end
 ---@return string? message
 function hd.file.save(path, data, opts) end
 
---- one value everywhere; shape is a table
+--- one value everywhere; shape is a table, or one integer
 ---@param shape? any
 ---@param value? any
 ---@param options? any
