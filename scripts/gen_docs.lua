@@ -69,6 +69,40 @@ local function split_type(rest)
   return kind or rest, text or ""
 end
 
+-- The pieces of a text between separators (one character) that stand outside of brackets.
+local function split_outside(text, separator)
+  local pieces, depth, start = {}, 0, 1
+  for i = 1, #text do
+    local c = text:sub(i, i)
+    if c:find "[<{(]" then depth = depth + 1 elseif c:find "[>})]" then depth = depth - 1 end
+    if c == separator and depth == 0 then
+      pieces[#pieces + 1] = text:sub(start, i - 1)
+      start = i + 1
+    end
+  end
+  pieces[#pieces + 1] = text:sub(start)
+  return pieces
+end
+
+-- "number loss, table<string, number> parts" -> { { "loss", "number", text }, ... }; one without a name where there is
+-- only a type.
+local function split_results(kind, text)
+  local results = {}
+  for i, piece in ipairs(split_outside(kind, ",")) do
+    local words = split_outside(piece:gsub("^%s+", ""), " ")
+    if #words ~= 2 or words[1]:find ":$" then return { { "", kind, text } } end
+    results[i] = { words[2], words[1], text }
+  end
+  return results
+end
+
+-- A text as a sentence, unless it begins with a formula ("x + y"), a name of the library or a type ("bool: ...").
+local function capitalised(text)
+  local word, after = text:match "^(%l+)(.?)"
+  local prose = word and (word == "a" or #word > 1) and word ~= "bool" and after:find "^[ ,:;-]"
+  return prose and text:gsub("^%l", string.upper) or text
+end
+
 -- Annotations as lists for people: params { name, type, text } and returns { name, type, text }.
 local function describe_notes(notes)
   local params, returns = {}, {}
@@ -81,8 +115,7 @@ local function describe_notes(notes)
     rest = note:match "^@return%s+(.*)$"
     if rest then
       local kind, text = split_type(rest)
-      local word, result = kind:match "^(%S+)%s+(%S+)$"
-      returns[#returns + 1] = { result or "", word or kind, text }
+      for _, result in ipairs(split_results(kind, text)) do returns[#returns + 1] = result end
     end
   end
   return #params > 0 and params or nil, #returns > 0 and returns or nil
@@ -138,7 +171,8 @@ local function read_ops()
     local name, signature = line:match '^HD_OP%(([%w_]+),%s*"([^"]*)"'
     if name then
       local op = { params = {}, options = {}, forms = line:match '"([FMI!]+)", ".*"%)$' }
-      op.text = line:match '"[FMI!]+", "(.*)"%)$':gsub('\\"', '"'):gsub("^%l", string.upper)
+      op.text = line:match '"[FMI!]+", "(.*)"%)$':gsub('\\"', '"')
+      op.text = capitalised(op.text)
       local values, options = signature:match "^([^|]*)|?(.*)$"
       for word in values:gmatch "%S+" do op.params[#op.params + 1] = op_argument(word, #op.params == 0) end
       for word in options:gmatch "%S+" do op.options[#op.options + 1] = word .. " =" end
@@ -204,7 +238,8 @@ local function add_c_function(name, kind)
   local comment, last = c_comments[name], name:match "[%w_]+$"
   local op = ops[last] or ops[last:gsub("_$", "")]
   if comment then
-    return add { name = name, kind = kind, signature = comment.signature, text = comment.text, notes = {} }
+    local text = capitalised(comment.text)
+    return add { name = name, kind = kind, signature = comment.signature, text = text, notes = {} }
   elseif op then
     return add_op(name, op, kind)
   end
@@ -320,7 +355,7 @@ local function module_text(name)
         if not text or text:find "^Calls:" then break end
         words[#words + 1] = text:match "^(.-)%s*Calls:" or text
       end
-      return (table.concat(words, "\n"):gsub("^%S+%.lua:?%s*", ""):gsub("^%l", string.upper))
+      return capitalised((table.concat(words, "\n"):gsub("^%S+%.lua:?%s*", "")))
     end
   end
   return ""
@@ -560,6 +595,7 @@ local function write_file(path, text)
 end
 
 for _, name in ipairs(module_names()) do follow(name) end -- loads what is loaded on demand
+for _, name in ipairs(getmetatable(hd).__names) do hd[name] = hd[name] end
 walk("hd", hd)
 walk_methods("x", getmetatable(hd.zeros(1)))
 walk_methods("rng", getmetatable(hd.rng(0)))

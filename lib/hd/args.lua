@@ -167,7 +167,8 @@ end
 local function read(spec, texts)
   check.arg("args", "defaults", spec, "table")
   local words = _G.arg or {}
-  local program = words[0] or "script.lua"
+  local tool = words[-1] == "-m" and (words[0] or ""):match "([%w_]+)%.lua$"
+  local program = tool and "-m " .. tool or words[0] or "script.lua"
   local values, message = args.parse(spec, words, core.options) -- the words before the script are hdlua's
   if values then message = wrong_threads(values.threads) end
   if message then return finish(2, io.stderr, ("%s: %s"):format(program, message)) end

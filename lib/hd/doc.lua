@@ -14,9 +14,10 @@ function doc.lookup(name)
   for _, form in ipairs { word, "hd." .. word, "x:" .. word } do
     if data.index[form] then return data.entries[data.index[form]], {} end
   end
-  local tail = word:match "[%w_]+$" or word
+  local tail, method = word:match "[%w_]+$" or word, word:match "^%a[%w_]*(:[%w_]+)$" -- "H:sample", "run:log"
   for _, entry in ipairs(data.entries) do -- sorted, so that the same one is found each time
     if entry.name:match "[%w_]+$" == tail and tail == word then return entry, {} end
+    if method and entry.name:sub(-#method) == method then return entry, {} end
   end
   return nil, doc.near(word, data.entries)
 end

@@ -31,7 +31,7 @@ static int l_seed(lua_State *L) {
     return 0;
 }
 
-// rng:state() -> {seed, stream, offset}; core.rng_state() tells the default generator's
+// rng:state() -> table: {seed, stream, offset}; core.rng_state() tells the default generator's
 static int l_state(lua_State *L) {
     const hd_rng *rng = hd_check_rng(L, 1);
     const uint64_t parts[3] = {rng->seed, rng->stream, rng->offset};
@@ -55,7 +55,7 @@ static int set_state(lua_State *L, hd_rng *rng, int table) {
     return 0;
 }
 
-// rng:set_state(state): continue from there
+// rng:set_state(state): continue from what rng:state() gave
 static int l_set_state(lua_State *L) { return set_state(L, hd_check_rng(L, 1), 2); }
 // core.set_rng_state(state): the same for the default generator
 static int l_set_default_state(lua_State *L) { return set_state(L, &default_rng, 1); }

@@ -56,8 +56,9 @@ hd_status hd_folder_make(const char *path) {
             continue;
         char keep = p[1];
         p[1] = 0;
-        if (mkdir(part, 0777) != 0 && hd_path_kind_of(part) != HD_PATH_FOLDER)
-            error = errno;
+        int reason = mkdir(part, 0777) == 0 ? 0 : errno;
+        if (reason && hd_path_kind_of(part) != HD_PATH_FOLDER)
+            error = reason;
         p[1] = keep;
     }
     free(part);

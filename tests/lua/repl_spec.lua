@@ -99,6 +99,7 @@ describe("the prompt", function()
     assert.truthy(session:run 'help "hd.nn.Conv2d"':find "Conv2d%(")
     assert.truthy(session:run "help(hd.nn.Conv2d)":find "Conv2d%(")
     assert.truthy(session:run 'help "hd.nn.Conv2"':find("did you mean", 1, true))
+    assert.truthy(session:run 'help "H:sample"':find("Hierarchy:sample(", 1, true))
   end)
 
   it("prints a tensor under a line of its type, shape and range", function()

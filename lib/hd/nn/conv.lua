@@ -51,6 +51,10 @@ end
 
 local function conv_class(name, dims)
   local Conv = class(name, Module)
+  ---@param in_channels integer
+  ---@param out_channels integer
+  ---@param kernel_size integer|integer[]
+  ---@param opts? table  stride (1), padding (0), dilation (1), groups (1), bias (true)
   function Conv:init(in_channels, out_channels, kernel_size, opts)
     local bias = read_arguments(self, dims, in_channels, out_channels, kernel_size, opts, OPTIONS)
     make_weights(self, self.out_channels, self.in_channels // self.options.groups, bias)
@@ -61,6 +65,10 @@ end
 
 local function transpose_class(name, dims)
   local Conv = class(name, Module)
+  ---@param in_channels integer
+  ---@param out_channels integer
+  ---@param kernel_size integer|integer[]
+  ---@param opts? table  stride (1), padding (0), output_padding (0), dilation (1), groups (1), bias (true)
   function Conv:init(in_channels, out_channels, kernel_size, opts)
     local bias = read_arguments(self, dims, in_channels, out_channels, kernel_size, opts, TRANSPOSE_OPTIONS)
     make_weights(self, self.in_channels, self.out_channels // self.options.groups, bias)
@@ -69,7 +77,7 @@ local function transpose_class(name, dims)
   return Conv
 end
 
---- Convolution of signals [n, c, t]: `nn.Conv1d(in_channels, out_channels, kernel_size, {stride =, padding =, ...})`.
+--- Convolution of signals [n, c, t]: `nn.Conv1d(16, 32, 9, {padding = 4})`.
 ---@class hd.nn.Conv1d : hd.nn.Module
 ---@field weight hd.Tensor  [out_channels, in_channels / groups, kernel]
 ---@field bias? hd.Tensor   [out_channels]

@@ -35,6 +35,8 @@ local function adam_class(name, weight_decay, decoupled)
   Adam.moments, Adam.decoupled = MOMENTS, decoupled
   local options = spec(weight_decay)
 
+  ---@param params hd.Tensor[]|table[]  parameters, or groups { params = list, lr = ... }
+  ---@param opts? table  lr (1e-3), betas ({ 0.9, 0.999 }), eps (1e-8), weight_decay (Adam 0, AdamW 0.01)
   function Adam:init(params, opts)
     self:setup(params, opts, options)
     self.fused = {}
@@ -53,12 +55,13 @@ local function adam_class(name, weight_decay, decoupled)
   return Adam
 end
 
---- Adam: `optim.Adam(params, {lr = 1e-3, betas = {0.9, 0.999}, eps = 1e-8, weight_decay = 0})`; weight decay is added
---- to the gradient. Source: Kingma and Ba 2015.
+--- Adam: `optim.Adam(net:parameters(), {lr = 1e-3})`; weight decay is added to the gradient.
+--- Source: Kingma and Ba 2015.
 ---@class hd.optim.Adam : hd.optim.Optimizer
 local Adam = adam_class("Adam", 0, false)
 
---- Adam with decoupled weight decay, 0.01 unless given otherwise. Source: Loshchilov and Hutter 2019.
+--- Adam with decoupled weight decay: `optim.AdamW(net:parameters(), {lr = 1e-3})`.
+--- Source: Loshchilov and Hutter 2019.
 ---@class hd.optim.AdamW : hd.optim.Optimizer
 local AdamW = adam_class("AdamW", 0.01, true)
 

@@ -9,11 +9,13 @@ local OPTIONS = {
   { "nesterov", "boolean", false },
 }
 
---- `optim.SGD(params, {lr = 0.1, momentum = 0.9, weight_decay = 0, nesterov = false})`.
+--- Stochastic gradient descent: `optim.SGD(net:parameters(), {lr = 0.1, momentum = 0.9})`.
 ---@class hd.optim.SGD : hd.optim.Optimizer
 local SGD = class("SGD", Optimizer)
 SGD.moments = { "momentum_buffer" }
 
+---@param params hd.Tensor[]|table[]  parameters, or groups { params = list, lr = ... }
+---@param opts? table  lr (1e-3), momentum (0), weight_decay (0), nesterov (false)
 function SGD:init(params, opts) self:setup(params, opts, OPTIONS) end
 
 --- One step for every parameter that has a gradient.

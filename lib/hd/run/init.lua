@@ -297,6 +297,7 @@ end
 function Run:steps(batches, n, opts)
   check.arg("run:steps", "batches", batches, "callable")
   n = check.arg("run:steps", "n", n, "integer")
+  if n < 0 then check.fail("run:steps", "n is wrong: got %d, expected at least 0", n) end
   local o = check.options("run:steps", opts, { { "stop_at", "integer", n } })
   begin(self, batches, n)
   local last = math.min(n, o.stop_at)
