@@ -62,7 +62,7 @@ local rng = {}
 ---@class hd
 local hd = {}
 
---- first, first + step ... up to and including last, as Lua's numeric for; i64 if all are integers
+--- First, first + step ... up to and including last, as Lua's numeric for; i64 if all are integers
 ---@param first? any
 ---@param last? any
 ---@param step? any
@@ -80,7 +80,7 @@ hd.args = {}
 ---@return string? message
 function hd.args.parse(spec, words, before) end
 
---- with "cpu" or "ref" choose the back end; tells the one in use
+--- With "cpu" or "ref" choose the back end; tells the one in use
 ---@param name? any
 ---@return any name
 function hd.backend(name) end
@@ -161,7 +161,7 @@ function hd.check.show(value) end
 ---@return string
 function hd.check.suggestion(word, list) end
 
---- monotonic wall clock
+--- Monotonic wall clock
 ---@return any seconds
 function hd.clock() end
 
@@ -239,12 +239,12 @@ function hd.data.idx(images, labels) end
 ---@return hd.data.Set
 function hd.data.shapes(opts) end
 
---- undefined contents; arguments as hd.zeros
+--- Undefined contents; arguments as hd.zeros
 ---@param ... any
 ---@return hd.Tensor tensor
 function hd.empty(...) end
 
---- ones on the diagonal of an n by m matrix (m = n by default)
+--- Ones on the diagonal of an n by m matrix (m = n by default)
 ---@param n? any
 ---@param m? any
 ---@return hd.Tensor tensor
@@ -269,7 +269,7 @@ function hd.file.load(path) end
 ---@return string? message
 function hd.file.save(path, data, opts) end
 
---- one value everywhere; shape is a table, or one integer
+--- One value everywhere; shape is a table, or one integer
 ---@param shape? any
 ---@param value? any
 ---@param options? any
@@ -496,7 +496,7 @@ function hd.image.resize(x, size) end
 ---@return string? message
 function hd.image.save(path, x) end
 
---- has Ctrl-C, SIGTERM or SIGHUP asked the program to stop? From the first call on the first signal is only seen here, so that a loop can save and end; the second one ends the process.
+--- Has Ctrl-C, SIGTERM or SIGHUP asked the program to stop? From the first call on the first signal is only seen here, so that a loop can save and end; the second one ends the process.
 ---@return boolean boolean
 function hd.interrupted() end
 
@@ -507,7 +507,15 @@ function hd.interrupted() end
 ---@return hd.Tensor tensor
 function hd.linspace(first, last, n) end
 
---- bytes of native memory held by tensors, waiting for reuse, highest; blocks handed out
+--- Read a file of tensors by its extension.
+--- .npy gives a tensor; .npz and .safetensors a table name = tensor. Everything in the file is checked before it is
+--- believed; nothing in it is ever run.
+---@param path string
+---@return hd.Tensor|table<string, hd.Tensor>? data  nil and a message where the file cannot be read
+---@return table<string, string>|string? metadata  of a .safetensors file
+function hd.load(path) end
+
+--- Bytes of native memory held by tensors, waiting for reuse, highest; blocks handed out
 function hd.memory() end
 
 ---@class hd.nn
@@ -535,32 +543,32 @@ function hd.nn.Attention:upgrade_state(state, prefix) end
 ---@overload fun(channels: integer, opts?: table): hd.nn.AttentionBlock
 hd.nn.AttentionBlock = {}
 
---- Convolution of signals [n, c, t]: `nn.Conv1d(in_channels, out_channels, kernel_size, {stride =, padding =, ...})`.
+--- Convolution of signals [n, c, t]: `nn.Conv1d(16, 32, 9, {padding = 4})`.
 ---@class hd.nn.Conv1d: hd.nn.Module
 ---@field weight hd.Tensor  [out_channels, in_channels / groups, kernel]
 ---@field bias? hd.Tensor   [out_channels]
----@overload fun(): hd.nn.Conv1d
+---@overload fun(in_channels: integer, out_channels: integer, kernel_size: integer|integer[], opts?: table): hd.nn.Conv1d
 hd.nn.Conv1d = {}
 
 --- Convolution of images [n, c, h, w]: `nn.Conv2d(64, 128, 3, {stride = 2, padding = 1})`.
 ---@class hd.nn.Conv2d: hd.nn.Module
 ---@field weight hd.Tensor  [out_channels, in_channels / groups, kernel, kernel]
 ---@field bias? hd.Tensor   [out_channels]
----@overload fun(): hd.nn.Conv2d
+---@overload fun(in_channels: integer, out_channels: integer, kernel_size: integer|integer[], opts?: table): hd.nn.Conv2d
 hd.nn.Conv2d = {}
 
 --- Transposed convolution of signals [n, c, t].
 ---@class hd.nn.ConvTranspose1d: hd.nn.Module
 ---@field weight hd.Tensor  [in_channels, out_channels / groups, kernel]
 ---@field bias? hd.Tensor   [out_channels]
----@overload fun(): hd.nn.ConvTranspose1d
+---@overload fun(in_channels: integer, out_channels: integer, kernel_size: integer|integer[], opts?: table): hd.nn.ConvTranspose1d
 hd.nn.ConvTranspose1d = {}
 
 --- Transposed convolution of images [n, c, h, w].
 ---@class hd.nn.ConvTranspose2d: hd.nn.Module
 ---@field weight hd.Tensor  [in_channels, out_channels / groups, kernel, kernel]
 ---@field bias? hd.Tensor   [out_channels]
----@overload fun(): hd.nn.ConvTranspose2d
+---@overload fun(in_channels: integer, out_channels: integer, kernel_size: integer|integer[], opts?: table): hd.nn.ConvTranspose2d
 hd.nn.ConvTranspose2d = {}
 
 --- While training, set each value to 0 with probability p and scale the others by 1 / (1 - p).
@@ -898,7 +906,7 @@ function hd.nn.functional.dropout(x, opts) end
 ---@return hd.Tensor
 function hd.nn.functional.embedding(index, weight) end
 
---- X * Phi(x), exact by erf (Hendrycks and Gimpel 2016)
+--- x * Phi(x), exact by erf (Hendrycks and Gimpel 2016)
 ---@param x hd.Tensor
 ---@return hd.Tensor
 function hd.nn.functional.gelu(x) end
@@ -927,7 +935,7 @@ function hd.nn.functional.huber_loss(input, target, opts) end
 ---@return hd.Tensor
 function hd.nn.functional.instance_norm(x, weight, bias, opts) end
 
---- X [n,c,h,w] or [n,c,w] resized; mode "nearest" (default) or "bilinear"
+--- x [n,c,h,w] or [n,c,w] resized; mode "nearest" (default) or "bilinear"
 ---@param x hd.Tensor
 ---@param opts? table  {size =, scale_factor =, mode =, align_corners =}
 ---@return hd.Tensor
@@ -949,13 +957,13 @@ function hd.nn.functional.l1_loss(input, target, opts) end
 ---@return hd.Tensor
 function hd.nn.functional.layer_norm(x, sizes, weight, bias, opts) end
 
---- X where x > 0, alpha * x (default 0.01) elsewhere
+--- x where x > 0, alpha * x (default 0.01) elsewhere
 ---@param x hd.Tensor
 ---@param alpha? number
 ---@return hd.Tensor
 function hd.nn.functional.leaky_relu(x, alpha) end
 
---- X [..,in] weight [out,in]^T + bias [out]
+--- x [..,in] weight [out,in]^T + bias [out]
 ---@param x hd.Tensor
 ---@param weight hd.Tensor
 ---@param bias? hd.Tensor
@@ -991,7 +999,7 @@ function hd.nn.functional.max_pool2d(x, kernel, stride, padding) end
 ---@return hd.Tensor
 function hd.nn.functional.mse_loss(input, target, opts) end
 
---- X with a border of value (default 0); pads = {before, after} of the last dimension, then of the one before it ...; negative crops
+--- x with a border of value (default 0); pads = {before, after} of the last dimension, then of the one before it ...; negative crops
 ---@param x hd.Tensor
 ---@param pads integer[]
 ---@param value? number
@@ -1010,7 +1018,7 @@ function hd.nn.functional.pixel_shuffle(x, r) end
 ---@return hd.Tensor
 function hd.nn.functional.pixel_unshuffle(x, r) end
 
---- Max(x, 0)
+--- max(x, 0)
 ---@param x hd.Tensor
 ---@return hd.Tensor
 function hd.nn.functional.relu(x) end
@@ -1023,7 +1031,7 @@ function hd.nn.functional.relu(x) end
 ---@return hd.Tensor
 function hd.nn.functional.rms_norm(x, sizes, weight, opts) end
 
---- Softmax(scale * query key^T) value; [..,t,d] each, scale 1/sqrt(d) by default (Vaswani et al. 2017)
+--- softmax(scale * query key^T) value; [..,t,d] each, scale 1/sqrt(d) by default (Vaswani et al. 2017)
 ---@param query hd.Tensor
 ---@param key hd.Tensor
 ---@param value hd.Tensor
@@ -1036,18 +1044,18 @@ function hd.nn.functional.scaled_dot_product_attention(query, key, value, opts) 
 ---@return hd.Tensor
 function hd.nn.functional.sigmoid(x) end
 
---- X * sigmoid(x) (Elfwing et al. 2018)
+--- x * sigmoid(x) (Elfwing et al. 2018)
 ---@param x hd.Tensor
 ---@return hd.Tensor
 function hd.nn.functional.silu(x) end
 
---- E^x / sum e^x along dim
+--- e^x / sum e^x along dim
 ---@param x hd.Tensor
 ---@param dim integer
 ---@return hd.Tensor
 function hd.nn.functional.softmax(x, dim) end
 
---- Log(1 + e^x)
+--- log(1 + e^x)
 ---@param x hd.Tensor
 ---@return hd.Tensor
 function hd.nn.functional.softplus(x) end
@@ -1057,18 +1065,18 @@ function hd.nn.functional.softplus(x) end
 ---@return hd.Tensor
 function hd.nn.functional.tanh(x) end
 
---- run without recording. Without fn: `local _ <close> = hd.no_grad()`.
+--- Run without recording. Without fn: `local _ <close> = hd.no_grad()`.
 ---@param fn? any
 ---@param ... any
 ---@return any results
 function hd.no_grad(fn, ...) end
 
---- ones; arguments as hd.zeros
+--- Ones; arguments as hd.zeros
 ---@param ... any
 ---@return hd.Tensor tensor
 function hd.ones(...) end
 
---- ones of x's shape and type
+--- Ones of x's shape and type
 ---@param x? any
 ---@param options? any
 ---@return hd.Tensor tensor
@@ -1077,18 +1085,19 @@ function hd.ones_like(x, options) end
 ---@class hd.optim
 hd.optim = {}
 
---- Adam: `optim.Adam(params, {lr = 1e-3, betas = {0.9, 0.999}, eps = 1e-8, weight_decay = 0})`; weight decay is added
---- to the gradient. Source: Kingma and Ba 2015.
+--- Adam: `optim.Adam(net:parameters(), {lr = 1e-3})`; weight decay is added to the gradient.
+--- Source: Kingma and Ba 2015.
 ---@class hd.optim.Adam
----@overload fun(): hd.optim.Adam
+---@overload fun(params: hd.Tensor[]|table[], opts?: table): hd.optim.Adam
 hd.optim.Adam = {}
 
 --- One step for every parameter that has a gradient.
 function hd.optim.Adam:step() end
 
---- Adam with decoupled weight decay, 0.01 unless given otherwise. Source: Loshchilov and Hutter 2019.
+--- Adam with decoupled weight decay: `optim.AdamW(net:parameters(), {lr = 1e-3})`.
+--- Source: Loshchilov and Hutter 2019.
 ---@class hd.optim.AdamW
----@overload fun(): hd.optim.AdamW
+---@overload fun(params: hd.Tensor[]|table[], opts?: table): hd.optim.AdamW
 hd.optim.AdamW = {}
 
 --- One step for every parameter that has a gradient.
@@ -1112,9 +1121,9 @@ function hd.optim.EMA:state_dict() end
 --- Move the average towards the model.
 function hd.optim.EMA:update() end
 
---- `optim.SGD(params, {lr = 0.1, momentum = 0.9, weight_decay = 0, nesterov = false})`.
+--- Stochastic gradient descent: `optim.SGD(net:parameters(), {lr = 0.1, momentum = 0.9})`.
 ---@class hd.optim.SGD
----@overload fun(): hd.optim.SGD
+---@overload fun(params: hd.Tensor[]|table[], opts?: table): hd.optim.SGD
 hd.optim.SGD = {}
 
 --- One step for every parameter that has a gradient.
@@ -1194,36 +1203,36 @@ hd.preview = {}
 ---@return string? reason  why there is none
 function hd.preview.open(options) end
 
---- uniform in [0, 1); extents, then {dtype =, rng =}
+--- Uniform in [0, 1); extents, then {dtype =, rng =}
 ---@param ... any
 ---@return hd.Tensor tensor
 function hd.rand(...) end
 
---- uniform numbers in [0, 1) of x's shape and type
+--- Uniform numbers in [0, 1) of x's shape and type
 ---@param x? any
 ---@param options? any
 ---@return hd.Tensor tensor
 function hd.rand_like(x, options) end
 
---- whole numbers lo to hi inclusive, i64; extents, then {dtype =, rng =}
+--- Whole numbers lo to hi inclusive, i64; extents, then {dtype =, rng =}
 ---@param lo? any
 ---@param hi? any
 ---@param ... any
 ---@return hd.Tensor tensor
 function hd.randint(lo, hi, ...) end
 
---- normal, mean 0 and variance 1; extents, then {dtype =, rng =}
+--- Normal, mean 0 and variance 1; extents, then {dtype =, rng =}
 ---@param ... any
 ---@return hd.Tensor tensor
 function hd.randn(...) end
 
---- normal numbers of x's shape and type
+--- Normal numbers of x's shape and type
 ---@param x? any
 ---@param options? any
 ---@return hd.Tensor tensor
 function hd.randn_like(x, options) end
 
---- its own sequence for each (seed, stream); stream is 0 by default
+--- Its own sequence for each (seed, stream); stream is 0 by default
 ---@param seed? any
 ---@param stream? any
 ---@return hd.Generator generator
@@ -1392,6 +1401,14 @@ function hd.sampler.euler(denoise, x, sigmas, opts) end
 ---@return hd.Tensor       the same shape and type
 function hd.sampler.heun(denoise, x, sigmas, opts) end
 
+--- Write a file of tensors by its extension, whole or not at all: a crash or a full disk leaves the earlier file.
+---@param path string  .npy (a tensor), .npz or .safetensors (a table name = tensor)
+---@param data hd.Tensor|table<string, hd.Tensor>
+---@param opts? table  of .safetensors: metadata: texts to store with it, {key = string}; keep_previous: the file that was there stays as `path.prev`
+---@return boolean? done  true, or nil and a message
+---@return string? message
+function hd.save(path, data, opts) end
+
 ---@class hd.schedule
 hd.schedule = {}
 
@@ -1537,21 +1554,27 @@ function hd.schedule.weight.uniform() end
 ---@return hd.schedule.Discrete
 function hd.schedule.zero_terminal_snr(schedule) end
 
---- use as `local s <close> = hd.scope()`.
+--- Use as `local s <close> = hd.scope()`.
 ---@return any scope
 function hd.scope() end
 
---- start the default generator again
+--- Start the default generator again
 ---@param n? any
 function hd.seed(n) end
 
---- from a nested table, a number or a boolean; f32 unless {dtype =} says otherwise
+--- Tensors of one shape joined along a new dimension (default 1).
+---@param xs hd.Tensor[]
+---@param dim? integer
+---@return hd.Tensor
+function hd.stack(xs, dim) end
+
+--- From a nested table, a number or a boolean; f32 unless {dtype =} says otherwise
 ---@param values? any
 ---@param options? any
 ---@return hd.Tensor tensor
 function hd.tensor(values, options) end
 
---- with a number set the threads that compute; tells how many
+--- With a number set the threads that compute; tells how many
 ---@param n? any
 ---@return any n
 function hd.threads(n) end
@@ -1563,12 +1586,12 @@ function hd.threads(n) end
 ---@return hd.Tensor
 function hd.where(cond, a, b) end
 
---- zeros; extents as integers or one table, then {dtype =, requires_grad =}
+--- Zeros; extents as integers or one table, then {dtype =, requires_grad =}
 ---@param ... any
 ---@return hd.Tensor tensor
 function hd.zeros(...) end
 
---- zeros of x's shape and type
+--- Zeros of x's shape and type
 ---@param x? any
 ---@param options? any
 ---@return hd.Tensor tensor
@@ -1582,17 +1605,17 @@ function x:abs() end
 ---@return hd.Tensor
 function x:abs_() end
 
---- X + y, broadcast
+--- x + y, broadcast
 ---@param y hd.Tensor|number
 ---@return hd.Tensor
 function x:add(y) end
 
---- X + y, broadcast; in place
+--- x + y, broadcast; in place
 ---@param y hd.Tensor|number
 ---@return hd.Tensor
 function x:add_(y) end
 
---- Bool: true everywhere
+--- bool: true everywhere
 ---@param dims? integer|integer[]
 ---@param keepdim? boolean
 ---@return hd.Tensor
@@ -1610,7 +1633,7 @@ function x:amax(dims, keepdim) end
 ---@return hd.Tensor
 function x:amin(dims, keepdim) end
 
---- Bool: true somewhere
+--- bool: true somewhere
 ---@param dims? integer|integer[]
 ---@param keepdim? boolean
 ---@return hd.Tensor
@@ -1628,7 +1651,7 @@ function x:argmax(dims, keepdim) end
 ---@return hd.Tensor
 function x:argmin(dims, keepdim) end
 
---- add d x / d leaf to the gradient of every leaf that x depends on; dx, the gradient of x, is needed where x has more than one element. What the graph saved is released on the way.
+--- Add d x / d leaf to the gradient of every leaf that x depends on; dx, the gradient of x, is needed where x has more than one element. What the graph saved is released on the way.
 ---@param dx? any
 function x:backward(dx) end
 
@@ -1646,7 +1669,7 @@ function x:ceil() end
 ---@return hd.Tensor
 function x:ceil_() end
 
---- X with dimension 2 fastest in memory, as convolutions like it; values and shape stay
+--- x with dimension 2 fastest in memory, as convolutions like it; values and shape stay
 ---@return hd.Tensor
 function x:channels_last() end
 
@@ -1657,13 +1680,13 @@ function x:channels_last() end
 ---@return hd.Tensor[]
 function x:chunk(n, dim) end
 
---- X limited to alpha (lower bound) and beta (upper bound); nil leaves a side open
+--- x limited to alpha (lower bound) and beta (upper bound); nil leaves a side open
 ---@param alpha? number
 ---@param beta? number
 ---@return hd.Tensor
 function x:clamp(alpha, beta) end
 
---- X limited to alpha (lower bound) and beta (upper bound); nil leaves a side open; in place
+--- x limited to alpha (lower bound) and beta (upper bound); nil leaves a side open; in place
 ---@param alpha? number
 ---@param beta? number
 ---@return hd.Tensor
@@ -1673,11 +1696,11 @@ function x:clamp_(alpha, beta) end
 ---@return hd.Tensor
 function x:clone() end
 
---- X in row-major memory; shares memory if it lies so already
+--- x in row-major memory; shares memory if it lies so already
 ---@return hd.Tensor
 function x:contiguous() end
 
---- X takes the values of y, broadcast and converted, in place
+--- x takes the values of y, broadcast and converted, in place
 ---@param y hd.Tensor|number
 ---@return hd.Tensor
 function x:copy_(y) end
@@ -1695,20 +1718,20 @@ function x:cos_() end
 ---@return hd.Tensor
 function x:cumsum(dim) end
 
---- the same memory, without history
+--- The same memory, without history
 ---@return hd.Tensor tensor
 function x:detach() end
 
---- the number of dimensions
+--- The number of dimensions
 ---@return integer integer
 function x:dim() end
 
---- X / y, broadcast; integers give f32
+--- x / y, broadcast; integers give f32
 ---@param y hd.Tensor|number
 ---@return hd.Tensor
 function x:div(y) end
 
---- X / y, broadcast; integers give f32; in place
+--- x / y, broadcast; integers give f32; in place
 ---@param y hd.Tensor|number
 ---@return hd.Tensor
 function x:div_(y) end
@@ -1717,12 +1740,12 @@ function x:div_(y) end
 ---@return string string
 function x:dtype() end
 
---- Bool: x = y
+--- bool: x = y
 ---@param y hd.Tensor|number
 ---@return hd.Tensor
 function x:eq(y) end
 
---- same type, shape and values
+--- Same type, shape and values
 ---@param y? any
 ---@return boolean boolean
 function x:equal(y) end
@@ -1735,11 +1758,11 @@ function x:erf() end
 ---@return hd.Tensor
 function x:erf_() end
 
---- E^x
+--- e^x
 ---@return hd.Tensor
 function x:exp() end
 
---- E^x; in place
+--- e^x; in place
 ---@return hd.Tensor
 function x:exp_() end
 
@@ -1748,11 +1771,11 @@ function x:exp_() end
 ---@return hd.Tensor
 function x:expand(sizes) end
 
---- E^x - 1, exact near 0
+--- e^x - 1, exact near 0
 ---@return hd.Tensor
 function x:expm1() end
 
---- E^x - 1, exact near 0; in place
+--- e^x - 1, exact near 0; in place
 ---@return hd.Tensor
 function x:expm1_() end
 
@@ -1781,37 +1804,37 @@ function x:floor() end
 ---@return hd.Tensor
 function x:floor_() end
 
---- Floor(x / y), Lua's //
+--- floor(x / y), Lua's //
 ---@param y hd.Tensor|number
 ---@return hd.Tensor
 function x:floordiv(y) end
 
---- Y[i][j] = x[i][index[i][j]] along dim, index from 1
+--- y[i][j] = x[i][index[i][j]] along dim, index from 1
 ---@param dim integer
 ---@param index hd.Tensor
 ---@return hd.Tensor
 function x:gather(dim, index) end
 
---- Bool: x >= y
+--- bool: x >= y
 ---@param y hd.Tensor|number
 ---@return hd.Tensor
 function x:ge(y) end
 
---- X * Phi(x), exact by erf (Hendrycks and Gimpel 2016)
+--- x * Phi(x), exact by erf (Hendrycks and Gimpel 2016)
 ---@return hd.Tensor
 function x:gelu() end
 
---- the element at the given position, one number per dimension
+--- The element at the given position, one number per dimension
 ---@param i? any
 ---@param ... any
 ---@return number number
 function x:get(i, ...) end
 
---- what backward collected; the same object each time
+--- What backward collected; the same object each time
 ---@return hd.Tensor tensor
 function x:grad() end
 
---- Bool: x > y
+--- bool: x > y
 ---@param y hd.Tensor|number
 ---@return hd.Tensor
 function x:gt(y) end
@@ -1822,28 +1845,28 @@ function x:gt(y) end
 ---@return hd.Tensor
 function x:index_select(dim, index) end
 
---- do the elements follow each other in row-major order without gaps?
+--- Do the elements follow each other in row-major order without gaps?
 ---@return boolean boolean
 function x:is_contiguous() end
 
---- not the recorded result of an operation
+--- Not the recorded result of an operation
 ---@return boolean boolean
 function x:is_leaf() end
 
---- Bool: neither infinite nor NaN
+--- bool: neither infinite nor NaN
 ---@return hd.Tensor
 function x:isfinite() end
 
---- the value of a tensor of one element (a boolean for bool)
+--- The value of a tensor of one element (a boolean for bool)
 ---@return number number
 function x:item() end
 
---- Bool: x <= y
+--- bool: x <= y
 ---@param y hd.Tensor|number
 ---@return hd.Tensor
 function x:le(y) end
 
---- X where x > 0, alpha * x (default 0.01) elsewhere
+--- x where x > 0, alpha * x (default 0.01) elsewhere
 ---@param alpha? number
 ---@return hd.Tensor
 function x:leaky_relu(alpha) end
@@ -1852,11 +1875,11 @@ function x:leaky_relu(alpha) end
 ---@return hd.Tensor
 function x:log() end
 
---- Log(1 + x), exact near 0
+--- log(1 + x), exact near 0
 ---@return hd.Tensor
 function x:log1p() end
 
---- Log(1 + x), exact near 0; in place
+--- log(1 + x), exact near 0; in place
 ---@return hd.Tensor
 function x:log1p_() end
 
@@ -1869,7 +1892,7 @@ function x:log_() end
 ---@return hd.Tensor
 function x:log_softmax(dim) end
 
---- Bool: x and y
+--- bool: x and y
 ---@param y hd.Tensor|number
 ---@return hd.Tensor
 function x:logical_and(y) end
@@ -1878,7 +1901,7 @@ function x:logical_and(y) end
 ---@return hd.Tensor
 function x:logical_not() end
 
---- Bool: x or y
+--- bool: x or y
 ---@param y hd.Tensor|number
 ---@return hd.Tensor
 function x:logical_or(y) end
@@ -1889,7 +1912,7 @@ function x:logical_or(y) end
 ---@return hd.Tensor
 function x:logsumexp(dims, keepdim) end
 
---- Bool: x < y
+--- bool: x < y
 ---@param y hd.Tensor|number
 ---@return hd.Tensor
 function x:lt(y) end
@@ -1938,17 +1961,17 @@ function x:min(dim, keepdim) end
 ---@return hd.Tensor
 function x:minimum(y) end
 
---- X - floor(x / y) * y, Lua's %
+--- x - floor(x / y) * y, Lua's %
 ---@param y hd.Tensor|number
 ---@return hd.Tensor
 function x:mod(y) end
 
---- X * y, broadcast
+--- x * y, broadcast
 ---@param y hd.Tensor|number
 ---@return hd.Tensor
 function x:mul(y) end
 
---- X * y, broadcast; in place
+--- x * y, broadcast; in place
 ---@param y hd.Tensor|number
 ---@return hd.Tensor
 function x:mul_(y) end
@@ -1965,7 +1988,7 @@ function x:narrow(dim, start, length) end
 ---@return integer
 function x:ndim() end
 
---- Bool: x ~= y
+--- bool: x ~= y
 ---@param y hd.Tensor|number
 ---@return hd.Tensor
 function x:ne(y) end
@@ -1984,14 +2007,14 @@ function x:neg_() end
 ---@return hd.Tensor
 function x:norm(dims, keepdim) end
 
---- normal numbers in place
+--- Normal numbers in place
 ---@param mean? any
 ---@param std? any
 ---@param options? any
 ---@return hd.Tensor x
 function x:normal_(mean, std, options) end
 
---- the number of elements
+--- The number of elements
 ---@return integer integer
 function x:numel() end
 
@@ -2000,12 +2023,12 @@ function x:numel() end
 ---@return hd.Tensor
 function x:permute(order) end
 
---- X ^ y, broadcast; integers give f32
+--- x ^ y, broadcast; integers give f32
 ---@param y hd.Tensor|number
 ---@return hd.Tensor
 function x:pow(y) end
 
---- X ^ y, broadcast; integers give f32; in place
+--- x ^ y, broadcast; integers give f32; in place
 ---@param y hd.Tensor|number
 ---@return hd.Tensor
 function x:pow_(y) end
@@ -2024,27 +2047,27 @@ function x:reciprocal() end
 ---@return hd.Tensor
 function x:reciprocal_() end
 
---- give the memory back now instead of when the collector finds it; using x afterwards is an error
+--- Give the memory back now instead of when the collector finds it; using x afterwards is an error
 function x:release() end
 
---- Max(x, 0)
+--- max(x, 0)
 ---@return hd.Tensor
 function x:relu() end
 
---- Max(x, 0); in place
+--- max(x, 0); in place
 ---@return hd.Tensor
 function x:relu_() end
 
---- true for leaves with a gradient and for results that depend on one
+--- True for leaves with a gradient and for results that depend on one
 ---@return boolean boolean
 function x:requires_grad() end
 
---- a leaf whose gradient backward collects (on is true by default)
+--- A leaf whose gradient backward collects (on is true by default)
 ---@param on? any
 ---@return hd.Tensor x
 function x:requires_grad_(on) end
 
---- X with another shape (one size may be -1); a view where memory order allows, else a copy
+--- x with another shape (one size may be -1); a view where memory order allows, else a copy
 ---@param sizes integer[]
 ---@return hd.Tensor
 function x:reshape(sizes) end
@@ -2071,18 +2094,18 @@ function x:rsqrt_() end
 ---@return hd.Tensor
 function x:select(dim, index) end
 
---- write the element at the given position
+--- Write the element at the given position
 ---@param i? any
 ---@param ... any
 ---@return hd.Tensor x
 function x:set(i, ...) end
 
---- put a gradient in place, or with nil let it go
+--- Put a gradient in place, or with nil let it go
 ---@param g? any
 ---@return hd.Tensor x
 function x:set_grad(g) end
 
---- the extents, one integer per dimension
+--- The extents, one integer per dimension
 ---@return table table
 function x:shape() end
 
@@ -2102,11 +2125,11 @@ function x:sign() end
 ---@return hd.Tensor
 function x:sign_() end
 
---- X * sigmoid(x) (Elfwing et al. 2018)
+--- x * sigmoid(x) (Elfwing et al. 2018)
 ---@return hd.Tensor
 function x:silu() end
 
---- X * sigmoid(x) (Elfwing et al. 2018); in place
+--- x * sigmoid(x) (Elfwing et al. 2018); in place
 ---@return hd.Tensor
 function x:silu_() end
 
@@ -2118,17 +2141,17 @@ function x:sin() end
 ---@return hd.Tensor
 function x:sin_() end
 
---- the extent of dimension d, counted from 1 or from the end with -1; without d the shape
+--- The extent of dimension d, counted from 1 or from the end with -1; without d the shape
 ---@param d? any
 ---@return integer integer
 function x:size(d) end
 
---- E^x / sum e^x along dim
+--- e^x / sum e^x along dim
 ---@param dim integer
 ---@return hd.Tensor
 function x:softmax(dim) end
 
---- Log(1 + e^x)
+--- log(1 + e^x)
 ---@return hd.Tensor
 function x:softplus() end
 
@@ -2147,11 +2170,11 @@ function x:sqrt() end
 ---@return hd.Tensor
 function x:sqrt_() end
 
---- X * x
+--- x * x
 ---@return hd.Tensor
 function x:square() end
 
---- X * x; in place
+--- x * x; in place
 ---@return hd.Tensor
 function x:square_() end
 
@@ -2166,16 +2189,16 @@ function x:squeeze(dim) end
 ---@return hd.Tensor
 function x:std(...) end
 
---- steps in memory from one element to the next along each dimension, in elements
+--- Steps in memory from one element to the next along each dimension, in elements
 ---@return table table
 function x:strides() end
 
---- X - y, broadcast
+--- x - y, broadcast
 ---@param y hd.Tensor|number
 ---@return hd.Tensor
 function x:sub(y) end
 
---- X - y, broadcast; in place
+--- x - y, broadcast; in place
 ---@param y hd.Tensor|number
 ---@return hd.Tensor
 function x:sub_(y) end
@@ -2200,12 +2223,12 @@ function x:tanh_() end
 ---@return hd.Tensor
 function x:tile(...) end
 
---- X in another element type: "f32", "f64", "i64", "i32", "u8" or "bool"
+--- x in another element type: "f32", "f64", "i64", "i32", "u8" or "bool"
 ---@param dtype string
 ---@return hd.Tensor
 function x:to(dtype) end
 
---- nested tables of numbers in logical order; a 0-d tensor gives its number
+--- Nested tables of numbers in logical order; a 0-d tensor gives its number
 ---@return table table
 function x:totable() end
 
@@ -2215,7 +2238,7 @@ function x:totable() end
 ---@return hd.Tensor
 function x:transpose(dim, dim2) end
 
---- uniform numbers in [lo, hi) in place
+--- Uniform numbers in [lo, hi) in place
 ---@param lo? any
 ---@param hi? any
 ---@param options? any
@@ -2234,7 +2257,7 @@ function x:unsqueeze(dim) end
 ---@return hd.Tensor
 function x:var(dims, keepdim, opts) end
 
---- X with another shape, never copying; an error where memory order forbids it
+--- x with another shape, never copying; an error where memory order forbids it
 ---@param sizes integer[]
 ---@return hd.Tensor
 function x:view(sizes) end
@@ -2244,19 +2267,21 @@ function x:view(sizes) end
 ---@return hd.Tensor x
 function x:zero_() end
 
---- another stream of the same seed, told by the number
+--- Another stream of the same seed, told by the number
 ---@param number? any
 ---@return hd.Generator generator
 function rng:fork(number) end
 
---- one uniform number in [0, 1), 53 bits
+--- One uniform number in [0, 1), 53 bits
 ---@return number number
 function rng:number() end
 
---- continue from there
+--- Continue from what rng:state() gave
 ---@param state? any
 function rng:set_state(state) end
 
+--- {seed, stream, offset}; core.rng_state() tells the default generator's
+---@return table table
 function rng:state() end
 
 return hd
