@@ -40,6 +40,9 @@ local data = assert(open_data(args.data:match "^(%a*):?(.*)$"))
 assert(data.x:size(3) == args.size, ("the pictures are %d pixels high: use --size"):format(data.x:size(3)))
 print(data)
 
+local batches = data:batches { size = args.batch, seed = args.seed, flip = true }
+local first = data:batches { size = args.batch, seed = args.seed }() -- leaves `batches` at its beginning
+
 -- Hierarchy, networks, optimizer -----------------------------------------------------------------------------------
 
 local H = hd.hierarchy.images { size = args.size, regime = args.regime }
@@ -74,8 +77,6 @@ local function draw(n, steps)
   return H:sample(ema.model, n, { seed = args.seed, steps = steps, all = true, on_step = run:watch() })
 end
 
-local batches = data:batches { size = args.batch, seed = args.seed, flip = true }
-local first = data:batches { size = args.batch, seed = args.seed }() -- leaves `batches` at its beginning
 run:preview(first, H:pictures(first))
 
 local steps = args.steps or run:plan(args.minutes, function() train(first) end)

@@ -104,9 +104,20 @@ describe("a run", function()
     assert.matches('"lua":"Lua 5.4', found.texts.versions)
   end)
 
+  it("says the most of its progress in the columns that there are", function()
+    local progress = require "hd.run.progress" { "shapes", "colours" }
+    progress:start(0, 5230)
+    local entry = { loss = 1.25, images_per_s = 310.4, rate = 2e-3, levels = { shapes = 0.5, colours = 0.75 } }
+    assert.matches("^step 15/5230  310%.4 images/s  loss 1%.2500  shapes 0%.5000  colours 0%.7500  rate 2%.00e%-03",
+      progress:text(15, entry))
+    assert.matches("^15/5230 310/s loss 1%.25 shapes 0%.50 colours 0%.75 rate 2e%-03 ETA", progress:text(15, entry, 79))
+    assert.matches("^15/5230 310/s loss 1%.25 shapes 0%.50 colours 0%.75 ETA", progress:text(15, entry, 60))
+    assert.are.equal("15/5230 310/s", progress:text(15, entry, 13))
+  end)
+
   it("writes its progress over one line on a terminal", function()
-    local text = shell [[script -qec "$H s.lua" /dev/null]]
-    assert.matches("\rstep 1/20 [^\n]*\rstep 20/20 [^\n]*\27%[K\r?\nweights", text)
+    local text = shell [[script -qec "stty columns 60; $H s.lua" /dev/null]]
+    assert.matches("\r1/20 [^\n]*\r20/20 [^\n]*\27%[K\r?\nweights", text)
   end)
 
   it("stopped and resumed equals one that went through, bit for bit", function()

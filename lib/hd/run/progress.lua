@@ -56,24 +56,41 @@ local function names_of(self, losses)
   return table.move(others, 1, #others, #names + 1, names)
 end
 
---- The line's text: step, images per second, losses, rate, time left.
+-- The forms of the line, the first that fits is taken.
+local FORMS = {
+  { gap = "  ", step = "step %d/%d", speed = "%.1f images/s", loss = " %.4f", rate = "rate %.2e" },
+  { gap = " ", step = "%d/%d", speed = "%.0f/s", loss = " %.2f", rate = "rate %.0e" },
+  { gap = " ", step = "%d/%d", speed = "%.0f/s", loss = " %.2f" },
+}
+
+local function compose(self, form, step, entry, left)
+  local parts = { form.step:format(step, self.total) }
+  local function add(format, value)
+    if format and type(value) == "number" then parts[#parts + 1] = format:format(value) end
+  end
+  add(form.speed, entry.images_per_s)
+  add("loss" .. form.loss, entry.loss)
+  for _, name in ipairs(type(entry.levels) == "table" and names_of(self, entry.levels) or {}) do
+    add(name .. form.loss, entry.levels[name])
+  end
+  add(form.rate, entry.rate)
+  if left then parts[#parts + 1] = "ETA " .. duration(left) end
+  return table.concat(parts, form.gap)
+end
+
+--- The line's text: step, images per second, losses, rate, time left; in short words where there is little room.
 ---@param step integer
 ---@param entry table  loss, levels, rate, images_per_s where they are known
+---@param width? integer  columns that there are
 ---@return string
-function Progress:text(step, entry)
-  local parts = { ("step %d/%d"):format(step, self.total) }
-  local function add(format, value)
-    if type(value) == "number" then parts[#parts + 1] = format:format(value) end
-  end
-  add("%.1f images/s", entry.images_per_s)
-  add("loss %.4f", entry.loss)
-  for _, name in ipairs(type(entry.levels) == "table" and names_of(self, entry.levels) or {}) do
-    add(name .. " %.4f", entry.levels[name])
-  end
-  add("rate %.2e", entry.rate)
+function Progress:text(step, entry, width)
   local pace = self:seconds_per_step(step)
-  if pace then parts[#parts + 1] = "ETA " .. duration(pace * (self.total - step)) end
-  return table.concat(parts, "  ")
+  local text
+  for _, form in ipairs(FORMS) do
+    text = compose(self, form, step, entry, pace and pace * (self.total - step))
+    if not width or #text <= width then return text end
+  end
+  return text:sub(1, width)
 end
 
 --- Show the state of a step; does nothing where the last one was shown a moment ago.
@@ -85,9 +102,9 @@ function Progress:show(step, entry, now)
   local width, time = core.terminal_width(), core.clock()
   if not now and time - self.last < (width and TERMINAL_SECONDS or PLAIN_SECONDS) then return false end
   self.last = time
-  local text = self:text(step, entry)
+  local text = self:text(step, entry, width and width - 1)
   if width then
-    io.write("\r", text:sub(1, width - 1), "\27[K")
+    io.write("\r", text, "\27[K")
   else
     io.write(text, "\n")
   end
