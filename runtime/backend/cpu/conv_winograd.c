@@ -15,6 +15,7 @@
 #define ROOM_BYTES ((int64_t)1 << 20) // of the planes of one task: they stay in the second-level cache
 #define LEAST_TILES 24                // of a block: fewer would read the weights too often
 #define MOST_TILES 60
+#define TILE_ROWS 6 // of the product's tiles: blocks are multiples of it
 
 typedef struct {
     const hd_view *source, *out; // [n,in,h,w], [n,outs,oh,ow]
@@ -204,10 +205,11 @@ static void plan(wino *w) {
     w->panels_at_once = 2;
     const int64_t tile_bytes =
         (int64_t)sizeof(float) * WINO_PLANES * (in + cpu_min(outs, w->panels_at_once * CPU_PANEL));
-    const int64_t most = cpu_max(LEAST_TILES, cpu_min(MOST_TILES, ROOM_BYTES / tile_bytes));
-    w->blocks = cpu_parts(w->tiles.count, most);
-    w->block = cpu_parts(w->tiles.count, cpu_max(1, w->blocks));
-    const int64_t wanted = cpu_min(panels, cpu_parts(TASKS_WANTED, cpu_max(1, w->blocks)));
+    const int64_t most = cpu_max(LEAST_TILES, cpu_min(MOST_TILES, ROOM_BYTES / tile_bytes)) / TILE_ROWS * TILE_ROWS;
+    const int64_t even = cpu_parts(w->tiles.count, cpu_parts(w->tiles.count, most));
+    w->block = cpu_parts(even, TILE_ROWS) * TILE_ROWS;
+    w->blocks = cpu_parts(w->tiles.count, w->block);
+    const int64_t wanted = cpu_min(panels, cpu_parts(TASKS_WANTED, w->blocks));
     w->splits = cpu_parts(panels, cpu_parts(panels, wanted)); // as many panels in each
     w->packed_pitch = w->in * outs + WINO_LINE;
 }

@@ -58,11 +58,18 @@ static inline wino_place wino_place_of(const wino_tiles *tiles, int64_t t) {
 static inline void wino_pixels(const float **at, int size, const hd_view *s, const float *zeros, int64_t image,
                                int64_t y, int64_t x, int64_t channel) {
     const float *base = (const float *)s->data + image * s->strides[0] + channel;
+    if (y >= 0 && x >= 0 && y + size <= s->shape[2] && x + size <= s->shape[3]) {
+        for (int i = 0; i < size; i++)
+            for (int j = 0; j < size; j++)
+                at[i * size + j] = base + (y + i) * s->strides[2] + (x + j) * s->strides[3];
+        return;
+    }
     for (int i = 0; i < size; i++) {
         const bool inside = y + i >= 0 && y + i < s->shape[2];
-        const float *row = base + (y + i) * s->strides[2];
         for (int j = 0; j < size; j++)
-            at[i * size + j] = inside && x + j >= 0 && x + j < s->shape[3] ? row + (x + j) * s->strides[3] : zeros;
+            at[i * size + j] = inside && x + j >= 0 && x + j < s->shape[3]
+                                   ? base + (y + i) * s->strides[2] + (x + j) * s->strides[3]
+                                   : zeros;
     }
 }
 

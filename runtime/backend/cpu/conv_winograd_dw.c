@@ -12,10 +12,12 @@
 
 #define TASKS_WANTED 8
 #define PARTIAL_BYTES ((int64_t)32 << 20) // of all partial sums together
+#define CHEAP_BYTES ((int64_t)4 << 20)    // partial sums that cost little to combine, however few the blocks
+#define PART_BLOCKS 4                     // least blocks of a part where they cost more
 #define ROOM_BYTES ((int64_t)1 << 20)     // of the planes of one task: they stay in the second-level cache
-#define LEAST_TILES 48                    // of a block: fewer would pass over the sums too often
+#define LEAST_TILES 96                    // of a block: fewer would pass over the sums too often
 #define MOST_TILES CPU_DEPTH              // a block's sum is one chain
-#define SPLIT 16                          // input channels come in groups of so many
+#define SPLIT 32                          // input channels come in groups of so many
 #define FINISH_ROWS 16                    // input channels whose sums one task transforms to taps
 
 typedef struct {
@@ -188,9 +190,11 @@ static void plan(wino_dw *d) {
     d->tiles = wino_tiles_over(&d->args->y);
     d->blocks = cpu_parts(d->tiles.count, most);
     d->block = cpu_parts(d->tiles.count, d->blocks);
-    d->parts = cpu_min(TASKS_WANTED, PARTIAL_BYTES / ((int64_t)sizeof(float) * WINO_PLANES * d->pitch));
-    d->parts = cpu_max(1, cpu_min(d->parts, d->blocks));
-    d->splits = cpu_max(1, cpu_min(TASKS_WANTED / d->parts, d->in / 64));
+    const int64_t sums_bytes = (int64_t)sizeof(float) * WINO_PLANES * d->pitch;
+    const int64_t worth = cpu_max(CHEAP_BYTES / sums_bytes, d->blocks / PART_BLOCKS);
+    d->parts = cpu_min(cpu_min(TASKS_WANTED, d->blocks), cpu_min(PARTIAL_BYTES / sums_bytes, worth));
+    d->parts = cpu_max(1, d->parts);
+    d->splits = cpu_max(1, cpu_min(TASKS_WANTED / d->parts, d->in / SPLIT));
 }
 
 hd_status conv_dw_winograd(const hd_conv_args *a) {

@@ -29,7 +29,7 @@
 
 // Tiles ------------------------------------------------------------------------------------------------------------
 
-// sum[rows, CPU_PANEL] (+)= the product of `rows` rows of A with one panel over a few segments.
+// out[i] (+)= the product of row i of A with one panel over a few segments.
 typedef struct {
     const float *a[TILE_ROWS_THIN]; // starts of the rows
     int64_t a_step;
@@ -37,7 +37,7 @@ typedef struct {
     int64_t segment_count;
     const float *b;
     int64_t ld;
-    float *sum;
+    float *out[TILE_ROWS_THIN]; // rows of C, or of room for them
     bool add;
 } tile_args;
 
@@ -63,7 +63,7 @@ typedef struct {
             }                                                                                                          \
         }                                                                                                              \
         UNROLL for (int i = 0; i < ROWS; i++) UNROLL for (int j = 0; j < VECTORS; j++) {                               \
-            vf_mem *out = (vf_mem *)(t->sum + i * CPU_PANEL + j * VF_LANES);                                           \
+            vf_mem *out = (vf_mem *)(t->out[i] + j * VF_LANES);                                                        \
             *out = t->add ? (vf)*out + sum[i][j] : sum[i][j];                                                          \
         }                                                                                                              \
     }
@@ -89,11 +89,10 @@ static void (*const tiles[CPU_PANEL_VECTORS][TILE_ROWS_THIN])(const tile_args *)
 #endif
 };
 
-// All segments, in runs of at most CPU_DEPTH.
+// All segments, in runs of at most CPU_DEPTH; the first is added to what is there if t->add says so.
 static void tile_run(const cpu_product *p, tile_args *t, int rows, int64_t vectors) {
     const cpu_segment *end = p->segments + p->segment_count;
     t->segments = p->segments;
-    t->add = false;
     do {
         int64_t depth = 0;
         t->segment_count = 0;
@@ -132,16 +131,21 @@ static void run_panel(const cpu_product *p, int64_t panel) {
     const int64_t ld = p->b->ld > 0 ? p->b->ld : width;
     const float *b = p->b->data + (p->b->ld > 0 ? col : col * p->b->k) + p->b_first * ld;
     const int64_t most = vectors == 1 ? TILE_ROWS_THIN : TILE_ROWS;
+    // Whole vectors of C that take no more than one addition are written by the tiles themselves.
+    const bool direct = p->c_step == 1 && cols == width && !p->bias && (!p->add || p->segment_count == 1);
     float sum[TILE_ROWS_THIN * CPU_PANEL] __attribute__((aligned(64)));
 
     for (int64_t row = 0; row < p->rows;) {
         const int64_t left = p->rows - row;
         const int rows = (int)cpu_parts(left, cpu_parts(left, most)); // 8 rows left: 4 + 4, not 6 + 2
-        tile_args t = {.a_step = p->a_step, .b = b, .ld = ld, .sum = sum};
-        for (int i = 0; i < rows; i++)
+        tile_args t = {.a_step = p->a_step, .b = b, .ld = ld, .add = direct && p->add};
+        for (int i = 0; i < rows; i++) {
             t.a[i] = p->a + p->a_row[row + i];
+            t.out[i] = direct ? p->c + p->c_row[row + i] + col : sum + i * CPU_PANEL;
+        }
         tile_run(p, &t, rows, vectors);
-        tile_store(p, sum, row, rows, col, cols);
+        if (!direct)
+            tile_store(p, sum, row, rows, col, cols);
         row += rows;
     }
 }
