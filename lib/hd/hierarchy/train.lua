@@ -61,6 +61,16 @@ local function level_loss(self, models, level, z, o)
   return gaussian_loss(models, level, z[level.name], seen, augmented, o)
 end
 
+-- A batch must be of the shape that the hierarchy was declared for or has seen first.
+local function check_batch(self, x)
+  local shape = check.arg("H:loss", "x", x, "tensor"):shape()
+  local got = table.concat(shape, ",", 2)
+  if self.shape and (#shape == 0 or got ~= table.concat(self.shape, ",")) then
+    check.fail("H:loss", "x has the wrong shape: got [%s], expected [n,%s]", table.concat(shape, ","),
+      table.concat(self.shape, ","))
+  end
+end
+
 return function(Hierarchy)
   -- The unsplit x as the one level of the flat regime.
   function Hierarchy:flat_level()
@@ -81,6 +91,7 @@ return function(Hierarchy)
       { "regime", self.regimes, models.regime or self.regime }, { "t_aug", "number", self.t_aug }, { "rng", "any" },
       { "levels", "table" },
     })
+    check_batch(self, x)
     local levels, z
     if o.regime == "flat" then
       levels = { self:flat_level() }
