@@ -151,8 +151,8 @@ describe("the loss", function()
     loss:backward()
     assert.is_nil(models.shapes.conv_in.weight:grad())
     assert.matches("there is no level 'colour'. did you mean", message(H.loss, H, models, x, { levels = { "colour" } }))
-    assert.matches("x has the wrong shape: got %[2,3,8,8%], expected %[n,3,",
-      message(H.loss, H, models, core.zeros(2, 3, 8, 8)))
+    assert.matches("x has the wrong shape: got %[2,3,16,16%], expected %[n,3,8,8%]",
+      message(H.loss, H, models, core.zeros(2, 3, 16, 16)))
   end)
 
   it("is told by its generator alone", function()
