@@ -129,6 +129,7 @@ describe("bad input", function()
 
   it("a folder that cannot be written ends with 1", function()
     fails(1, "run.new: ", "touch file && $H $T --out file/a")
+    fails(1, "run.new: out is empty", "$H $T --out ''")
   end)
 
   it("other settings and foreign models are refused", function()

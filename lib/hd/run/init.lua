@@ -47,6 +47,7 @@ local function new(opts)
     { "out", "string", required = true }, { "settings", "table", {} }, { "resume", "boolean", false },
     { "state", "table", {} }, { "save_every", "number", DUE.save }, { "levels", "table", {} },
   })
+  if o.out == "" then check.fail("run.new", "out is empty, expected the name of a folder") end
   local run = Run()
   run.out = #o.out > 1 and o.out:gsub("/+$", "") or o.out
   run.path = run.out .. "/checkpoint.safetensors"
