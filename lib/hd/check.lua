@@ -1,5 +1,5 @@
 -- hd/check.lua: the one way to check arguments and option tables.
--- Calls: core.raise, which reports the error at the user's line. Called by: all of lib/hd.
+-- Calls: core.raise, which reports the error at the user's line, core.edit_distance. Called by: all of lib/hd.
 -- Types, joined by "|": number integer boolean string table function tensor, callable (a function or an object that can
 -- be called), size (an integer or a list of integers), any. Sizes given as 3.0 come back as the integer 3.
 
@@ -21,24 +21,11 @@ function check.fail(where, format, ...)
   return core.raise(where .. ": " .. format:format(...))
 end
 
---- Levenshtein distance of two strings, in bytes.
+--- Levenshtein distance of two strings, in bytes; words above 63 are far away from all.
 ---@param a string
 ---@param b string
 ---@return integer
-function check.distance(a, b)
-  local row = {}
-  for j = 0, #b do row[j] = j end
-  for i = 1, #a do
-    local diagonal = row[0]
-    row[0] = i
-    for j = 1, #b do
-      local change = diagonal + (a:byte(i) == b:byte(j) and 0 or 1)
-      diagonal = row[j]
-      row[j] = math.min(change, row[j] + 1, row[j - 1] + 1)
-    end
-  end
-  return row[#b]
-end
+function check.distance(a, b) return core.edit_distance(a, b) end
 
 --- The entry of `list` most like `word`; nil where nothing is near (more than half of the letters, or 3, differ).
 ---@param word string

@@ -16,7 +16,7 @@ local entries = {
     params = nil, returns = nil, members = { "arg", "distance", "extents", "fail", "is_tensor", "nearest", "one_of", "options", "show", "suggestion" } },
   { name = "hd.check.arg", kind = "function", signature = "hd.check.arg(where, name, value, kinds)", text = "Check one argument; returns it (integers given as floats as integers).",
     params = { { "where", "string", "" }, { "name", "string", "the argument's name, for the message" }, { "value", "any", "" }, { "kinds", "string", "types joined by \"|\"; end with \"|nil\" for an optional argument" } }, returns = { { "value", "any", "" } }, members = nil },
-  { name = "hd.check.distance", kind = "function", signature = "hd.check.distance(a, b)", text = "Levenshtein distance of two strings, in bytes.",
+  { name = "hd.check.distance", kind = "function", signature = "hd.check.distance(a, b)", text = "Levenshtein distance of two strings, in bytes; words above 63 are far away from all.",
     params = { { "a", "string", "" }, { "b", "string", "" } }, returns = { { "", "integer", "" } }, members = nil },
   { name = "hd.check.extents", kind = "function", signature = "hd.check.extents(where, name, value, dims)", text = "The same extent in every dimension, or the list given: 3 -> {3, 3}.",
     params = { { "where", "string", "" }, { "name", "string", "" }, { "value", "integer|integer[]", "" }, { "dims", "integer", "" } }, returns = { { "", "integer[]", "" } }, members = nil },

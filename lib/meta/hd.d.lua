@@ -102,7 +102,7 @@ hd.check = {}
 ---@return any value
 function hd.check.arg(where, name, value, kinds) end
 
---- Levenshtein distance of two strings, in bytes.
+--- Levenshtein distance of two strings, in bytes; words above 63 are far away from all.
 ---@param a string
 ---@param b string
 ---@return integer

@@ -2,8 +2,8 @@
 // Layer: app. Called by: main.c.
 #include "app/app.h"
 
+#include "bind/bind.h"
 #include <errno.h>
-#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -40,36 +40,11 @@ static const char HELP[] =
 void hd_options_help(void) { fputs(HELP, stdout); }
 
 // Nearest name ---------------------------------------------------------------
-static int min3(int a, int b, int c) {
-    int m = a < b ? a : b;
-    return m < c ? m : c;
-}
-
-// Levenshtein distance; words longer than 63 characters count as far away.
-static int distance(const char *a, const char *b) {
-    size_t n = strlen(a), m = strlen(b);
-    int row[64];
-    if (n > 63 || m > 63)
-        return INT_MAX;
-    for (size_t j = 0; j <= m; j++)
-        row[j] = (int)j;
-    for (size_t i = 1; i <= n; i++) {
-        int diagonal = row[0];
-        row[0] = (int)i;
-        for (size_t j = 1; j <= m; j++) {
-            int above = row[j];
-            row[j] = min3(above + 1, row[j - 1] + 1, diagonal + (a[i - 1] != b[j - 1]));
-            diagonal = above;
-        }
-    }
-    return row[m];
-}
-
 const char *hd_nearest(const char *word, const char *const *names, int n) {
     const char *best = NULL;
     int best_distance = (int)(strlen(word) / 2) + 1;
     for (int i = 0; i < n; i++) {
-        int d = word[0] && strncmp(names[i], word, strlen(word)) == 0 ? 0 : distance(word, names[i]);
+        int d = word[0] && strncmp(names[i], word, strlen(word)) == 0 ? 0 : hd_edit_distance(word, names[i]);
         if (d < best_distance) {
             best = names[i];
             best_distance = d;

@@ -2,6 +2,7 @@
 // Layer: bind. Stack effects are written as in the Lua manual: [-pops, +pushes, raises].
 #include "bind/bind.h"
 #include "core/alloc.h"
+#include <limits.h>
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
@@ -275,11 +276,11 @@ int hd_return_failure(lua_State *L) {
 
 static int smaller(int a, int b) { return a < b ? a : b; }
 
-int hd_edit_distance(const char *a, const char *b) { // Levenshtein's, words up to 63 letters
+int hd_edit_distance(const char *a, const char *b) {
     int row[64];
     const int n = (int)strlen(a), m = (int)strlen(b);
     if (n > 63 || m > 63)
-        return 64;
+        return INT_MAX;
     for (int j = 0; j <= m; j++)
         row[j] = j;
     for (int i = 1; i <= n; i++) {

@@ -40,7 +40,7 @@ int hd_raisef(lua_State *L, const char *format, ...) __attribute__((format(print
 int hd_return_failure(lua_State *L); // nil, hd_message()
 
 int hd_raise_text(lua_State *L, const char *text);
-int hd_edit_distance(const char *a, const char *b); // Levenshtein's, for "did you mean"; 64 for long words
+int hd_edit_distance(const char *a, const char *b); // Levenshtein's; words above 63 letters are far away
 
 // Between the files of bind/ -------------------------------------------------
 struct hd_op;

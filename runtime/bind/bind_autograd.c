@@ -100,14 +100,8 @@ static int l_no_grad(lua_State *L) {
     return restore(L, lua_pcallk(L, lua_gettop(L) - 1, LUA_MULTRET, 0, before, restore), before);
 }
 
-// core.grad_enabled() -> boolean
-static int l_grad_enabled(lua_State *L) {
-    lua_pushboolean(L, hd_grad_enabled());
-    return 1;
-}
-
 void hd_bind_autograd(lua_State *L) {
-    static const luaL_Reg functions[] = {{"no_grad", l_no_grad}, {"grad_enabled", l_grad_enabled}, {NULL, NULL}};
+    static const luaL_Reg functions[] = {{"no_grad", l_no_grad}, {NULL, NULL}};
     static const luaL_Reg methods[] = {{"requires_grad_", l_requires_grad_},
                                        {"requires_grad", l_requires_grad},
                                        {"is_leaf", l_is_leaf},

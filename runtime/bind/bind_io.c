@@ -41,20 +41,6 @@ static void *data_of(const hd_tensor *x) { return hd_tensor_as_view(x).data; }
 
 // Files and folders ----------------------------------------------------------
 
-#define READ_CAP ((size_t)1 << 30)
-
-// core.file_read(path) -> string
-static int l_file_read(lua_State *L) {
-    const char *path = luaL_checkstring(L, 1);
-    hd_bytes *file = hd_push_resource(L, sizeof *file, free_bytes);
-    int at = lua_gettop(L);
-    if (hd_file_read(path, READ_CAP, file) != HD_OK)
-        return hd_return_failure(L);
-    lua_pushlstring(L, (const char *)file->data, file->size);
-    hd_release_resource(L, at);
-    return 1;
-}
-
 // core.file_write(path, text, keep_previous) -> true: whole or not at all
 static int l_file_write(lua_State *L) {
     size_t size;
@@ -406,8 +392,7 @@ static int l_text_boxes(lua_State *L) {
 }
 
 void hd_bind_io(lua_State *L) {
-    static const luaL_Reg functions[] = {{"file_read", l_file_read},
-                                         {"file_write", l_file_write},
+    static const luaL_Reg functions[] = {{"file_write", l_file_write},
                                          {"path_kind", l_path_kind},
                                          {"folder_list", l_folder_list},
                                          {"folder_make", l_folder_make},

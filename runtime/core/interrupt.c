@@ -51,6 +51,4 @@ void hd_interrupt_release(void) {
     flag = 0;
 }
 
-bool hd_interrupt_claimed(void) { return claimed; }
-
 bool hd_interrupt_poll(void) { return flag; }

@@ -14,8 +14,6 @@ void hd_interrupt_claim(void);
 // Back to the default action of all three; the flag is cleared.
 void hd_interrupt_release(void);
 
-bool hd_interrupt_claimed(void);
-
 // True once a signal has come since the claim.
 bool hd_interrupt_poll(void);
 

@@ -230,17 +230,6 @@ hd_status hd_do_sum_to(hd_tensor *x, int ndim, const int64_t *shape, hd_tensor *
     return status;
 }
 
-hd_status hd_do_matmul(const hd_tensor *a, const hd_tensor *b, hd_tensor **out) {
-    int64_t shape[HD_MAX_DIMS];
-    hd_tensor *c;
-    *out = NULL;
-    memcpy(shape, a->shape, sizeof shape);
-    shape[a->ndim - 1] = b->shape[b->ndim - 1];
-    HD_CHECK(hd_tensor_new(a->dtype, a->ndim, shape, HD_ROW_MAJOR, &c));
-    return give(hd_be()->matmul(&(hd_matmul_args){hd_tensor_as_view(a), hd_tensor_as_view(b), hd_tensor_as_view(c)}), c,
-                out);
-}
-
 hd_status hd_do_transposed(const hd_tensor *x, int d1, int d2, hd_tensor **out) {
     int64_t shape[HD_MAX_DIMS], strides[HD_MAX_DIMS];
     memcpy(shape, x->shape, sizeof shape);

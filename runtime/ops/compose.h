@@ -20,7 +20,6 @@ hd_status hd_do_sum_dims(const hd_tensor *x, hd_reduce op, const bool *reduced, 
                          hd_tensor **out);
 // The gradient of broadcasting: x summed down to the given shape. x retained when nothing is to be summed.
 hd_status hd_do_sum_to(hd_tensor *x, int ndim, const int64_t *shape, hd_tensor **out);
-hd_status hd_do_matmul(const hd_tensor *a, const hd_tensor *b, hd_tensor **out); // 2-D, or equal leading dims
 hd_status hd_do_transposed(const hd_tensor *x, int d1, int d2, hd_tensor **out); // a view
 
 // Shapes ---------------------------------------------------------------------
