@@ -74,10 +74,10 @@ end
 return function(Hierarchy)
   -- The unsplit x as the one level of the flat regime.
   function Hierarchy:flat_level()
-    local first = self.levels[1]
-    if first.kind == "mask" then check.fail("hierarchy", "the flat regime is for levels of kind gaussian") end
-    return { name = "flat", kind = "gaussian", schedule = first.schedule, predict = first.predict, context = {},
-      steps = first.steps, weight = 1, index = 1, sampler = first.sampler }
+    local finest = self.levels[#self.levels] -- the grid of x is the finest level's
+    if finest.kind == "mask" then check.fail("hierarchy", "the flat regime is for levels of kind gaussian") end
+    return { name = "flat", kind = "gaussian", schedule = finest.schedule, predict = finest.predict,
+      context = {}, steps = finest.steps, weight = 1, index = 1, sampler = finest.sampler }
   end
 
   --- The loss of a batch: the weighted sum of the levels' losses, and each of them as a number.
