@@ -2,8 +2,8 @@
 // Layout: [header 64 bytes][block][64 bytes of padding]. Sizes are rounded up to classes, eight to each power of two,
 // so a freed block serves the next tensor of nearly the same size (up to a quarter smaller). Large blocks are mapped
 // one by one (malloc would keep holes between them) and ask for huge pages. Fresh pages cost time (10 % of a training
-// step, measured), idle ones cost memory: the cache may fill what the peak of live bytes leaves free and 32 MiB more;
-// what was freed longest ago goes first.
+// step, measured), idle ones cost memory: the cache may fill what the peak of live bytes (160 MiB at least)
+// leaves free; what was freed longest ago goes first.
 #include "core/alloc.h"
 #include <pthread.h>
 #include <stdbool.h>
@@ -111,7 +111,7 @@ static void trim_to(size_t limit) {
 
 // Bytes that may wait for reuse beside what is live and `wanted` more.
 static size_t cache_limit(size_t wanted) {
-    const size_t ceiling = heap.peak + ((size_t)32 << 20), used = heap.live + wanted;
+    const size_t least = (size_t)160 << 20, ceiling = heap.peak > least ? heap.peak : least, used = heap.live + wanted;
     return ceiling > used ? ceiling - used : 0;
 }
 
