@@ -334,6 +334,18 @@ static hd_status run_decoder(const char *where, const unsigned char *bytes, size
     return HD_OK;
 }
 
+// Other formats that a folder of pictures may hold, by their first bytes.
+static const char *other_format(const unsigned char *bytes, size_t size) {
+    static const struct {
+        const char *start, *name;
+        size_t length;
+    } known[] = {{"BM", "BMP", 2}, {"GIF8", "GIF", 4}, {"RIFF", "WebP", 4}, {"II*\0", "TIFF", 4}, {"MM\0*", "TIFF", 4}};
+    for (size_t i = 0; i < sizeof known / sizeof *known; i++)
+        if (size >= known[i].length && memcmp(bytes, known[i].start, known[i].length) == 0)
+            return known[i].name;
+    return NULL;
+}
+
 hd_status hd_image_decode(const char *where, const unsigned char *bytes, size_t size, int channels, hd_image *out) {
     *out = (hd_image){0};
     if (size > HD_IMAGE_FILE_CAP)
@@ -347,6 +359,10 @@ hd_status hd_image_decode(const char *where, const unsigned char *bytes, size_t 
         hd_bytes_free(&clean);
         return status;
     }
+    const char *other = other_format(bytes, size);
+    if (other)
+        return hd_fail(HD_EFORMAT, "%s: this kind of picture is not read: got a %s file, expected PNG or JPEG", where,
+                       other);
     if (size < 3 || memcmp(bytes, "\xFF\xD8\xFF", 3) != 0)
         return hd_fail(HD_EFORMAT, "%s is neither a PNG nor a JPEG file", where);
     HD_CHECK(jpeg_check(where, bytes, size));

@@ -169,16 +169,17 @@ describe("files of others", function()
     end
   end)
 
-  it("are decided as the list of odd files says", function()
-    local list = robust.list { npy = true, safetensors = true }
-    if not list then return pending "needs ../shared/data/robust" end
-    for _, entry in ipairs(list) do
-      local data, message = hd.load(entry.path)
-      if entry.expected == "accept" then assert.is_truthy(data, entry.file .. ": " .. tostring(message)) end
-      if entry.expected == "reject" then assert.is_nil(data, entry.file) end
-      assert.is_true(data ~= nil or #message > 10, entry.file)
-    end
-    assert.is_true(#list >= 30)
+  for format, files in pairs { npy = 18, safetensors = 16 } do -- order free: each is a test of its own
+    it("in " .. format .. " are decided as the list of odd files says", function()
+      local n, reason = robust.decide(format, hd.load)
+      if not n then return pending(reason) end
+      assert.are.equal(files, n)
+    end)
+  end
+
+  it("in WAV wait for a reader of sound", function()
+    local list = robust.list "wav"
+    pending(("no reader yet: %d files of ../shared/data/robust are skipped"):format(list and #list or 0))
   end)
 
   it("survive any cut and any changed byte", function()
