@@ -22,7 +22,7 @@ GOALS   := $(or $(MAKECMDGOALS),all)
 # The set-up comes before everything that looks for compilers and libraries.
 ifeq ($(SETUP),yes)
 ifneq (,$(filter-out help clean uninstall,$(GOALS)))
-ifneq (ok,$(shell sh scripts/setup.sh $(if $(filter test% lint% format fuzz,$(GOALS)),test) >&2 && echo ok))
+ifneq (ok,$(shell sh scripts/setup.sh $(if $(filter test% crash lint% format fuzz,$(GOALS)),test) >&2 && echo ok))
 $(error the set-up failed)
 endif
 endif
@@ -78,6 +78,12 @@ $(BUILD)/tests/%: tests/c/%.c $(TESTED)
 	@mkdir -p $(@D)
 	$(CC) $(CPPFLAGS) $(CFLAGS) $(LDFLAGS) -MMD -MP -o $@ $< $(TESTED) $(LIBS) -lcmocka
 
+# A Lua module for the tests that kill: loaded by tests/crash/harness.lua.
+PROCESS := $(BUILD)/tests/process.so
+$(PROCESS): tests/crash/process.c Makefile
+	@mkdir -p $(@D)
+	$(CC) $(CPPFLAGS) $(filter-out -fopenmp -fPIE,$(CFLAGS)) -fPIC -shared -o $@ $<
+
 $(BUILD)/%.o: %.c Makefile
 	@mkdir -p $(@D)
 	$(CC) $(CPPFLAGS) $(CFLAGS) -MMD -MP -c -o $@ $<
@@ -111,9 +117,12 @@ uninstall: ## remove what install put there
 	rm -rf $(DESTDIR)$(PREFIX)/lib/hdlua $(DESTDIR)$(PREFIX)/share/hdlua $(DESTDIR)$(PREFIX)/share/doc/hdlua
 
 # Check ----------------------------------------------------------------------
-.PHONY: test test-c test-lua lint lint-gcc lint-clang lint-lua lint-format lint-layers lint-docs objects
-test: all $(TESTS) ## run all tests: cmocka, and busted under hdlua
-	@sh tests/run.sh $(BUILD) $(or $(SPEC),c lua)
+.PHONY: test test-c test-lua crash lint lint-gcc lint-clang lint-lua lint-format lint-layers lint-docs objects
+test: all $(TESTS) $(PROCESS) ## run all tests: cmocka, and busted under hdlua
+	@sh tests/run.sh $(BUILD) $(or $(SPEC),c lua crash)
+
+crash: all $(PROCESS) ## kill, stop and interrupt runs at random moments, in the long form
+	@HDLUA_LONG=1 sh tests/run.sh $(BUILD) crash
 
 test-c: $(TESTS) $(WINDOW) ## run the C tests alone
 	@sh tests/run.sh $(BUILD) c

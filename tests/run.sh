@@ -1,8 +1,9 @@
 #!/bin/sh
-# tests/run.sh BUILD c|lua|NAME...: runs the C tests (BUILD/tests/test_*), the Lua specs (tests/lua/*_spec.lua) or those
-# named (`ops` or `test_tensor`), each in a process of its own. Prints one line for each, the whole output of those that
-# failed, and at the end `tests: N passed, N failed`. A crash, a hang and a file without tests count as failures; a test
-# that was skipped counts as neither.
+# tests/run.sh BUILD c|lua|crash|NAME...: runs the C tests (BUILD/tests/test_*), the Lua specs (tests/lua/*_spec.lua), those
+# that kill and interrupt whole runs (tests/crash/*_spec.lua), or those named (`ops` or `test_tensor`), each in a process
+# of its own. Prints one line for each with the counts that it tells (`count: ...`), the whole output of those that failed,
+# and at the end `tests: N passed, N failed`. A crash, a hang and a file without tests count as failures; a test that was
+# skipped counts as neither. HDLUA_LONG=1 asks for the long form of those that have one.
 build=$1
 shift
 export HDLUA="$PWD/$build/hdlua"
@@ -16,7 +17,7 @@ run() {
     shift
     log=$build/tests/$name.log
     start=$(date +%s)
-    CMOCKA_MESSAGE_OUTPUT=TAP timeout -k 5 900 "$@" >"$log" 2>&1 </dev/null
+    CMOCKA_MESSAGE_OUTPUT=TAP timeout -k 5 "${HDLUA_LONG:+3}600" "$@" >"$log" 2>&1 </dev/null
     status=$?
     sums=$(sed -n 's|^\([0-9]*\) success[es]* / \([0-9]*\) failures* / \([0-9]*\) errors* / .*|\1 \2 \3|p' "$log" | tail -n 1)
     # shellcheck disable=SC2086
@@ -27,6 +28,7 @@ run() {
     passed=$((passed + good))
     failed=$((failed + bad))
     printf '%-24s %4d passed %3d failed %4d s\n' "$name" "$good" "$bad" $(($(date +%s) - start))
+    sed -n 's/^count: /    /p' "$log"
     if [ $bad != 0 ]; then
         sed 's/^/    /' "$log"
         echo "    exit status $status"
@@ -41,8 +43,11 @@ for what; do
     lua) for spec in tests/lua/*_spec.lua; do
         run "$(basename "$spec" _spec.lua)" "$HDLUA" tests/run.lua -o plainTerminal "$spec"
     done ;;
+    crash) for spec in tests/crash/*_spec.lua; do
+        run "$(basename "$spec" _spec.lua)" "$HDLUA" tests/run.lua -o plainTerminal "$spec"
+    done ;;
     test_*) run "$what" "$build/tests/$what" ;;
-    *) run "$what" "$HDLUA" tests/run.lua -o plainTerminal "tests/lua/${what}_spec.lua" ;;
+    *) run "$what" "$HDLUA" tests/run.lua -o plainTerminal tests/*/"${what}_spec.lua" ;;
     esac
 done
 echo "tests: $passed passed, $failed failed"

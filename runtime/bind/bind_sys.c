@@ -29,6 +29,16 @@ static int l_threads(lua_State *L) {
     return 1;
 }
 
+// core.watch_threads() -> team, workers: the largest team and how many threads had work since the last call; counting
+// begins with the first one
+static int l_watch_threads(lua_State *L) {
+    int team, workers;
+    hd_threads_watch(&team, &workers);
+    lua_pushinteger(L, team);
+    lua_pushinteger(L, workers);
+    return 2;
+}
+
 // hd.clock() -> seconds: monotonic wall clock
 static int l_clock(lua_State *L) {
     struct timespec now;
@@ -93,6 +103,7 @@ static int l_terminal_width(lua_State *L) {
 void hd_bind_sys(lua_State *L) {
     static const luaL_Reg functions[] = {{"backend", l_backend},
                                          {"threads", l_threads},
+                                         {"watch_threads", l_watch_threads},
                                          {"clock", l_clock},
                                          {"memory", l_memory},
                                          {"raise", l_raise},

@@ -3,6 +3,7 @@
 #include <dlfcn.h>
 #include <omp.h>
 #include <sched.h>
+#include <stdatomic.h>
 #include <string.h>
 
 static int threads = 1;
@@ -64,3 +65,26 @@ bool hd_one_openmp(void) {
 }
 
 int hd_threads(void) { return threads; }
+
+// Watching ---------------------------------------------------------------------
+bool hd_threads_watched;
+static atomic_int largest_team;
+static atomic_bool worked[256]; // by the thread's number in the outermost team
+
+void hd_threads_watch(int *team, int *workers) {
+    hd_threads_watched = true;
+    *team = atomic_exchange(&largest_team, 0);
+    *workers = 0;
+    for (int i = 0; i < (int)(sizeof worked / sizeof *worked); i++)
+        *workers += atomic_exchange(&worked[i], false);
+}
+
+void hd_threads_note(void) {
+    const int team = omp_get_team_size(1), number = omp_get_ancestor_thread_num(1);
+    if (number < 0)
+        return; // outside a region
+    atomic_store(&worked[number], true);
+    int largest = atomic_load(&largest_team);
+    while (team > largest && !atomic_compare_exchange_weak(&largest_team, &largest, team))
+        ;
+}

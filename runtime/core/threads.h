@@ -12,4 +12,9 @@ int hd_threads(void);     // threads a parallel region asks for, >= 1
 void hd_set_threads(int n); // 1 to 256; outside values are clamped
 int hd_cores(void);         // processors this process may run on
 
+// Who works: the largest team and the number of threads that had a task, counted from the first watch on. For tests.
+extern bool hd_threads_watched;
+void hd_threads_watch(int *team, int *workers); // tells both and begins anew
+void hd_threads_note(void);                     // called in each task of a parallel region while watched
+
 #endif

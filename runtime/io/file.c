@@ -187,8 +187,8 @@ static char *folder_of(const char *path) {
     return slash == path ? strdup("/") : strndup(path, (size_t)(slash - path));
 }
 
-// Remove `<path>.tmp.<pid>` of processes that are gone. A leftover with our own number is a dead namesake's: one
-// process writes one file at a time.
+// Remove `<path>.tmp.<pid>` and `<path>.tmp.<pid>.prev` of processes that are gone. A leftover with our own number is a
+// dead namesake's: one process writes one file at a time.
 static void remove_stale(const char *path) {
     const char *slash = strrchr(path, '/');
     char *folder = folder_of(path), *prefix = joined(slash ? slash + 1 : path, ".tmp.");
@@ -201,7 +201,7 @@ static void remove_stale(const char *path) {
         char *end;
         long pid = strtol(entry->d_name + n, &end, 10);
         bool alive = pid > 0 && pid != (long)getpid() && (kill((pid_t)pid, 0) == 0 || errno == EPERM);
-        if (pid > 0 && *end == 0 && !alive)
+        if (pid > 0 && (*end == 0 || strcmp(end, ".prev") == 0) && !alive)
             unlinkat(dirfd(dir), entry->d_name, 0);
     }
     if (dir)
@@ -313,8 +313,8 @@ static hd_status keep(hd_writer *w) {
         if (SYS(link(w->path, link_name)) == 0) {
             if (SYS(rename(link_name, prev)) != 0) {
                 status = failed(w, "keeping the previous file");
-                unlink(link_name);
             }
+            unlink(link_name); // still there, too, where both were names of one file: rename does nothing then
         } else if ((errno != EPERM && errno != EOPNOTSUPP && errno != ENOSYS) || SYS(rename(w->path, prev)) != 0) {
             status = failed(w, "keeping the previous file");
         }

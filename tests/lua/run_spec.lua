@@ -382,6 +382,20 @@ describe("a checkpoint", function()
     assert.are.equal("float", math.type(found.tree.list[2]))
   end)
 
+  it("removes what a killed process has left beside it, whatever it was doing", function()
+    local file = path "c.safetensors"
+    local function save(value) assert(checkpoint.save(file, { n = value }, {})) end
+    save(1)
+    local dead = shell "sh -c 'echo $$'":match "%d+"
+    write("c.safetensors.tmp." .. dead, "cut short")
+    shell(("ln c.safetensors c.safetensors.tmp.%s.prev"):format(dead)) -- killed before this name replaced .prev
+    save(2)
+    shell "ln -f c.safetensors c.safetensors.prev" -- killed between the two renames
+    save(3)
+    assert.are.equal("c.safetensors\nc.safetensors.prev\nout.txt\ns.lua\n", (shell "ls"))
+    assert.are.equal(3, checkpoint.load(file).tree.n)
+  end)
+
   it("refuses names and values that a file cannot hold", function()
     assert.has_error(function() checkpoint.pack { ["a/b"] = 1 } end)
     assert.has_error(function() checkpoint.pack { f = print } end)

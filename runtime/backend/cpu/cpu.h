@@ -39,7 +39,8 @@ typedef int32_t vi __attribute__((vector_size(VF_LANES * 4)));
 #define CPU_PRAGMA(text) _Pragma(#text)
 #define CPU_PARALLEL_FOR(i, n)                                                                                         \
     CPU_PRAGMA(omp parallel for num_threads(hd_threads()) schedule(dynamic, 1) if ((n) > 1))                           \
-    for (int64_t i = 0; i < (n); i++)
+    for (int64_t i = 0; i < (n); i++)                                                                                  \
+        if (hd_threads_watched ? hd_threads_note(), true : true)
 
 // The entries of the table, one per backend.h, each in the file of its family.
 #define cpu_copy CPU_NAME(cpu_copy)
