@@ -1,15 +1,15 @@
 // io/file.c: whole files in, whole files out.
-// Layer: io. Called by: the other readers and writers of io/, bind/. Threads: any.
+// Layer: io. Calls: sys.c. Called by: the other readers and writers of io/, bind/. Threads: any.
 // The order of a save follows what databases do: write, fsync, close, rename, fsync the folder; a reader therefore sees
 // the old file or the new one, after a crash too.
 #include "io/file.h"
 #include "core/alloc.h"
+#include "io/sys.h"
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
 #include <signal.h>
-#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -45,7 +45,7 @@ hd_status hd_bytes_reserve(hd_bytes *b, size_t *capacity, size_t want) {
 // Reading --------------------------------------------------------------------
 
 hd_status hd_file_open(const char *path, int *fd, size_t *size) {
-    *fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); // not to wait for the writer of a pipe
+    *fd = hd_sys_open(path, O_RDONLY | O_NONBLOCK); // not to wait for the writer of a pipe
     if (*fd < 0)
         return hd_fail(HD_EIO, "cannot open '%s': %s", path, strerror(errno));
     struct stat st;
@@ -68,9 +68,7 @@ hd_status hd_file_open(const char *path, int *fd, size_t *size) {
 hd_status hd_file_pread(int fd, const char *path, void *dst, size_t size, size_t offset) {
     size_t done = 0;
     while (done < size) {
-        ssize_t n = pread(fd, (char *)dst + done, size - done, (off_t)(offset + done));
-        if (n < 0 && errno == EINTR)
-            continue;
+        ssize_t n = hd_sys_pread(fd, (char *)dst + done, size - done, (off_t)(offset + done));
         if (n < 0)
             return hd_fail(HD_EIO, "cannot read '%s': %s", path, strerror(errno));
         if (n == 0)
@@ -151,28 +149,10 @@ struct hd_writer {
     unsigned char buffer[65536];
 };
 
-static atomic_int inject_after, inject_error;
-
-void hd_file_inject(int nth, int error) {
-    atomic_store(&inject_error, error);
-    atomic_store(&inject_after, nth);
-}
-
-// True when a test wants this system call to fail.
-static bool injected(void) {
-    if (atomic_load(&inject_after) <= 0 || atomic_fetch_sub(&inject_after, 1) != 1)
-        return false;
-    errno = atomic_load(&inject_error);
-    return true;
-}
-
-#define SYS(call) (injected() ? -1 : (call))
-
 static hd_status failed(const hd_writer *w, const char *step) {
     return hd_fail(HD_EIO, "cannot save '%s': %s: %s", w->path, step, strerror(errno));
 }
 
-// A new string dir-of(path) / name-of(path) is not needed: temporaries are `<path>.tmp.<pid>`.
 static char *joined(const char *path, const char *tail) {
     char *s = malloc(strlen(path) + strlen(tail) + 1);
     if (s)
@@ -187,27 +167,40 @@ static char *folder_of(const char *path) {
     return slash == path ? strdup("/") : strndup(path, (size_t)(slash - path));
 }
 
-// Remove `<path>.tmp.<pid>` and `<path>.tmp.<pid>.prev` of processes that are gone. A leftover with our own number is a
-// dead namesake's: one process writes one file at a time.
-static void remove_stale(const char *path) {
-    const char *slash = strrchr(path, '/');
-    char *folder = folder_of(path), *prefix = joined(slash ? slash + 1 : path, ".tmp.");
-    DIR *dir = folder && prefix ? opendir(folder) : NULL;
+// Is this the name of a temporary, `<name>.tmp.<pid>` or `<name>.tmp.<pid>.prev`, whose process is gone? One with our
+// own number is a dead namesake's: one process writes one file at a time. name NULL: of any file.
+static bool is_stale(const char *entry, const char *name) {
+    const char *mark = NULL;
+    for (const char *p = entry; (p = strstr(p, ".tmp.")); p++)
+        mark = p;
+    if (!mark || mark == entry)
+        return false;
+    const size_t n = (size_t)(mark - entry);
+    if (name && (strlen(name) != n || strncmp(entry, name, n) != 0))
+        return false;
+    char *end;
+    const long pid = strtol(mark + 5, &end, 10);
+    if (pid <= 0 || (*end && strcmp(end, ".prev") != 0))
+        return false;
+    return pid == (long)getpid() || (kill((pid_t)pid, 0) != 0 && errno != EPERM);
+}
+
+void hd_file_remove_stale(const char *folder, const char *name) {
+    DIR *dir = opendir(folder);
     struct dirent *entry;
-    while (dir && (entry = readdir(dir))) {
-        size_t n = strlen(prefix);
-        if (strncmp(entry->d_name, prefix, n) != 0)
-            continue;
-        char *end;
-        long pid = strtol(entry->d_name + n, &end, 10);
-        bool alive = pid > 0 && pid != (long)getpid() && (kill((pid_t)pid, 0) == 0 || errno == EPERM);
-        if (pid > 0 && (*end == 0 || strcmp(end, ".prev") == 0) && !alive)
+    while (dir && (entry = readdir(dir)))
+        if (is_stale(entry->d_name, name))
             unlinkat(dirfd(dir), entry->d_name, 0);
-    }
     if (dir)
         closedir(dir);
+}
+
+static void remove_stale_of(const char *path) {
+    const char *slash = strrchr(path, '/');
+    char *folder = folder_of(path);
+    if (folder)
+        hd_file_remove_stale(folder, slash ? slash + 1 : path);
     free(folder);
-    free(prefix);
 }
 
 static void writer_free(hd_writer *w) {
@@ -244,8 +237,8 @@ static hd_status writer_prepare(hd_writer *w, const char *path, mode_t *mode) {
     char *temp = w->path ? joined(w->path, tail) : NULL;
     if (!temp)
         return hd_fail(HD_ENOMEM, "cannot save '%s': no memory", path);
-    remove_stale(w->path);
-    w->fd = SYS(open(temp, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666));
+    remove_stale_of(w->path);
+    w->fd = hd_sys_open(temp, O_WRONLY | O_CREAT | O_EXCL);
     if (w->fd < 0) {
         hd_status status = failed(w, "creating a file in its folder");
         free(temp);
@@ -265,7 +258,7 @@ hd_status hd_writer_open(const char *path, hd_writer **out) {
     w->used = 0;
     mode_t mode;
     hd_status status = writer_prepare(w, path, &mode);
-    if (status == HD_OK && mode && SYS(fchmod(w->fd, mode)) != 0)
+    if (status == HD_OK && mode && hd_sys_fchmod(w->fd, mode) != 0)
         status = failed(w, "setting its mode");
     if (status != HD_OK) {
         hd_writer_abort(w);
@@ -277,9 +270,7 @@ hd_status hd_writer_open(const char *path, hd_writer **out) {
 
 static hd_status write_all(hd_writer *w, const unsigned char *data, size_t size) {
     while (size > 0) {
-        ssize_t n = SYS(write(w->fd, data, size));
-        if (n < 0 && errno == EINTR)
-            continue;
+        ssize_t n = hd_sys_write(w->fd, data, size);
         if (n < 0)
             return failed(w, "writing");
         data += n;
@@ -301,61 +292,83 @@ hd_status hd_writer_put(hd_writer *w, const void *data, size_t size) {
     return HD_OK;
 }
 
-// `<path>.prev` becomes a second name of the present file, so that `path` itself is never missing; where the file
-// system knows no hard links, the file is renamed instead.
-static hd_status keep(hd_writer *w) {
-    char *prev = joined(w->path, ".prev"), *link_name = joined(w->temp, ".prev");
-    hd_status status = HD_OK;
-    if (!prev || !link_name) {
-        status = hd_fail(HD_ENOMEM, "cannot save '%s': no memory", w->path);
-    } else if (access(w->path, F_OK) == 0) {
-        unlink(link_name);
-        if (SYS(link(w->path, link_name)) == 0) {
-            if (SYS(rename(link_name, prev)) != 0) {
-                status = failed(w, "keeping the previous file");
-            }
-            unlink(link_name); // still there, too, where both were names of one file: rename does nothing then
-        } else if ((errno != EPERM && errno != EOPNOTSUPP && errno != ENOSYS) || SYS(rename(w->path, prev)) != 0) {
-            status = failed(w, "keeping the previous file");
-        }
-    }
-    free(prev);
-    free(link_name);
-    return status;
+hd_status hd_writer_sync(hd_writer *w) {
+    if (w->fd < 0)
+        return HD_OK;
+    HD_CHECK(write_all(w, w->buffer, w->used));
+    w->used = 0;
+    if (hd_sys_fsync(w->fd) != 0)
+        return failed(w, "fsync");
+    const int fd = w->fd;
+    w->fd = -1;
+    return hd_sys_close(fd) == 0 ? HD_OK : failed(w, "closing");
 }
+
+const char *hd_writer_temp(const hd_writer *w) { return w->temp; }
 
 static hd_status sync_folder(const hd_writer *w) {
     char *folder = folder_of(w->path);
     if (!folder)
         return hd_fail(HD_ENOMEM, "cannot save '%s': no memory", w->path);
-    int fd = SYS(open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+    const int fd = hd_sys_open(folder, O_RDONLY | O_DIRECTORY);
     free(folder);
     if (fd < 0)
         return failed(w, "opening its folder");
     hd_status status = HD_OK;
-    if (SYS(fsync(fd)) != 0 && errno != EINVAL) // EINVAL: a file system without this
+    if (hd_sys_fsync(fd) != 0 && errno != EINVAL) // EINVAL: a file system without this
         status = failed(w, "fsync of its folder");
     close(fd);
     return status;
 }
 
-static hd_status replace(hd_writer *w, bool keep_previous) {
-    HD_CHECK(write_all(w, w->buffer, w->used));
-    if (SYS(fsync(w->fd)) != 0)
-        return failed(w, "fsync");
-    int fd = w->fd;
-    w->fd = -1;
-    if (SYS(close(fd)) != 0)
-        return failed(w, "closing");
-    if (keep_previous)
-        HD_CHECK(keep(w));
-    if (SYS(rename(w->temp, w->path)) != 0)
-        return failed(w, "renaming");
-    return sync_folder(w);
+// Put the new file in its place.
+static hd_status replace(hd_writer *w) { return hd_sys_rename(w->temp, w->path) == 0 ? HD_OK : failed(w, "renaming"); }
+
+// The same where the file system knows no hard links: for a moment only `prev` is there.
+static hd_status replace_moving(hd_writer *w, const char *prev) {
+    if (hd_sys_rename(w->path, prev) != 0)
+        return failed(w, "keeping the previous file");
+    const hd_status status = replace(w);
+    if (status != HD_OK)
+        rename(prev, w->path);
+    return status;
+}
+
+// The present file gets a second name first, `old`, and that becomes `prev` once the new file is in its place: at every
+// moment `path` and `prev` are two whole files.
+static hd_status replace_keeping(hd_writer *w, const char *old, const char *prev) {
+    if (hd_sys_link(w->path, old) != 0) {
+        if (errno == ENOENT) // there is none yet
+            return replace(w);
+        if (errno == EPERM || errno == EOPNOTSUPP || errno == ENOSYS)
+            return replace_moving(w, prev);
+        return failed(w, "keeping the previous file");
+    }
+    hd_status status = replace(w);
+    if (status == HD_OK && hd_sys_rename(old, prev) != 0)
+        status = failed(w, "keeping the previous file");
+    unlink(old); // there after a failure; and a rename between two names of one file does nothing
+    return status;
+}
+
+static hd_status replace_and_keep(hd_writer *w) {
+    char *old = joined(w->temp, ".prev"), *prev = joined(w->path, ".prev");
+    hd_status status;
+    if (old && prev)
+        status = replace_keeping(w, old, prev);
+    else
+        status = hd_fail(HD_ENOMEM, "cannot save '%s': no memory", w->path);
+    free(old);
+    free(prev);
+    return status;
 }
 
 hd_status hd_writer_commit(hd_writer *w, bool keep_previous) {
-    hd_status status = replace(w, keep_previous);
+    hd_status status = hd_writer_sync(w);
+    if (status == HD_OK)
+        status = keep_previous ? replace_and_keep(w) : replace(w);
+    if (status == HD_OK)
+        status = sync_folder(w);
     hd_writer_abort(w); // after the rename there is no temporary left to remove
     return status;
 }

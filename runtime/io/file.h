@@ -31,13 +31,16 @@ hd_status hd_file_pread(int fd, const char *path, void *dst, size_t size, size_t
 typedef struct hd_writer hd_writer;
 hd_status hd_writer_open(const char *path, hd_writer **out); // also removes temporaries left by dead processes
 hd_status hd_writer_put(hd_writer *w, const void *data, size_t size);
+// All that was put is on the disk; until the commit it can be read back under this name. A commit syncs by itself.
+hd_status hd_writer_sync(hd_writer *w);
+const char *hd_writer_temp(const hd_writer *w);
 // Make it the file. keep_previous: what was there stays as `<path>.prev`. Frees w, also on failure.
 hd_status hd_writer_commit(hd_writer *w, bool keep_previous);
 void hd_writer_abort(hd_writer *w); // removes the temporary; NULL is allowed
 
 hd_status hd_file_write(const char *path, const void *data, size_t size, bool keep_previous);
 
-// Tests: the nth system call of the writer from now on (1 = the next) fails with `error`; 0 turns it off.
-void hd_file_inject(int nth, int error);
+// Remove the temporaries that dead processes have left in a folder: of the file `name`, or of all files (NULL).
+void hd_file_remove_stale(const char *folder, const char *name);
 
 #endif

@@ -59,8 +59,8 @@ static hd_status entry_shape(const char *path, const cJSON *item, hd_safetensors
     return HD_OK;
 }
 
-// One tensor of the header: known dtype (7), rank (8), extents and their product (9), begin <= end <= data (10), range
-// = product x size (11).
+// One tensor of the header: known dtype (7), rank (8), extents and their product (9), begin <= end (10), range =
+// product x size (11).
 static hd_status check_entry(const hd_safetensors *f, const cJSON *item, hd_safetensors_entry *e) {
     const char *path = f->path;
     if (!cJSON_IsObject(item) || cJSON_GetArraySize(item) != 3)
@@ -74,11 +74,6 @@ static hd_status check_entry(const hd_safetensors *f, const cJSON *item, hd_safe
     if (e->begin > e->end)
         return hd_fail(HD_EFORMAT, "'%s': tensor '%s' ends before it begins: got [%llu, %llu]", path, e->name,
                        (unsigned long long)e->begin, (unsigned long long)e->end);
-    if (e->end > f->data_size)
-        return hd_fail(
-            HD_EFORMAT,
-            "'%s' is cut short: tensor '%s' ends at byte %llu of the data, the file holds %llu bytes of them", path,
-            e->name, (unsigned long long)e->end, (unsigned long long)f->data_size);
     int64_t bytes;
     if (!hd_extent_bytes(e->ndim, e->shape, hd_numbers[e->type].size, &bytes))
         return hd_fail(HD_EFORMAT, "'%s': the shape of tensor '%s' overflows", path, e->name);
@@ -103,6 +98,11 @@ static hd_status read_texts(hd_safetensors *f, const cJSON *meta) {
     return HD_OK;
 }
 
+static hd_status truncated(const hd_safetensors *f, uint64_t got, uint64_t expected) {
+    return hd_fail(HD_EFORMAT, "'%s' is truncated: got %llu bytes, expected at least %llu", f->path,
+                   (unsigned long long)got, (unsigned long long)expected);
+}
+
 static int by_name(const void *a, const void *b) {
     return strcmp(((const hd_safetensors_entry *)a)->name, ((const hd_safetensors_entry *)b)->name);
 }
@@ -116,7 +116,8 @@ static int by_range(const void *a, const void *b) {
     return strcmp(x->name, y->name);
 }
 
-// Duplicate names (6); ranges that fill the data without hole or overlap (12). Leaves the entries by range.
+// Duplicate names (6); ranges within the file (10) that fill the data without hole or overlap (12). Leaves the entries
+// by range.
 static hd_status check_together(hd_safetensors *f) {
     size_t n = (size_t)f->count;
     qsort(f->entries, n, sizeof *f->entries, by_name);
@@ -125,6 +126,11 @@ static hd_status check_together(hd_safetensors *f) {
             return hd_fail(HD_EFORMAT, "'%s': two tensors are named '%s'", f->path, f->entries[i].name);
     qsort(f->entries, n, sizeof *f->entries, by_range);
     uint64_t at = 0;
+    for (int i = 0; i < f->count; i++)
+        at = f->entries[i].end > at ? f->entries[i].end : at;
+    if (at > f->data_size)
+        return truncated(f, f->data_start + f->data_size, f->data_start + at);
+    at = 0;
     for (int i = 0; i < f->count; i++) {
         const hd_safetensors_entry *e = &f->entries[i];
         if (e->begin != at)
@@ -162,45 +168,43 @@ static hd_status check_header(hd_safetensors *f) {
     return check_together(f);
 }
 
-// File size (1), length of the header (2), its first byte (3), UTF-8 (4) and nesting, strings (5).
-static hd_status read_header(hd_safetensors *f, size_t size) {
-    unsigned char head[8];
-    if (size < 8)
-        return hd_fail(HD_EFORMAT, "'%s' is no safetensors file: got %zu bytes, expected at least 8", f->path, size);
-    HD_CHECK(hd_file_pread(f->fd, f->path, head, 8, 0));
-    uint64_t length;
-    memcpy(&length, head, 8);
-    if (length > size - 8 || length > HEADER_CAP)
-        return hd_fail(HD_EFORMAT, "'%s': the header is too long: claims %llu bytes, expected at most %zu", f->path,
-                       (unsigned long long)length, size - 8 < HEADER_CAP ? size - 8 : HEADER_CAP);
-    f->data_start = 8 + length;
-    f->data_size = size - f->data_start;
-    char *text = hd_alloc(length + 1);
-    if (!text)
-        return hd_fail(HD_ENOMEM, "'%s': no memory for its header of %llu bytes", f->path, (unsigned long long)length);
-    hd_status status = hd_file_pread(f->fd, f->path, text, length, 8);
-    text[length] = 0;
-    if (status == HD_OK && text[0] != '{')
-        status = hd_fail(HD_EFORMAT, "'%s' is no safetensors file: its header does not begin with '{'", f->path);
-    if (status == HD_OK)
-        status = hd_json_parse(f->path, text, length, &header_limits, &f->tree);
-    hd_free(text);
-    return status;
-}
-
 // Checksum -------------------------------------------------------------------
-// CRC-32 and Adler-32 (zlib) of all data bytes in file order, as 16 hexadecimal digits.
+// CRC-32 and Adler-32 (zlib) of every byte of the file, its own digits read as zeros, as 16 hexadecimal digits.
 
-typedef struct {
-    uLong crc, adler;
-} checksum;
+enum { DIGITS = 16 };
 
-static void checksum_add(checksum *c, const void *data, size_t n) {
-    c->crc = crc32(c->crc, data, (uInt)n);
-    c->adler = adler32(c->adler, data, (uInt)n);
+static void sum_start(hd_safetensors_sum *s) { *s = (hd_safetensors_sum){crc32(0, NULL, 0), adler32(0, NULL, 0)}; }
+
+static void sum_add(hd_safetensors_sum *s, const void *data, size_t n) {
+    s->crc = crc32(s->crc, data, (uInt)n);
+    s->adler = adler32(s->adler, data, (uInt)n);
 }
 
-static void checksum_text(const checksum *c, char text[17]) { snprintf(text, 17, "%08lx%08lx", c->crc, c->adler); }
+static void sum_text(const hd_safetensors_sum *s, char text[DIGITS + 1]) {
+    snprintf(text, DIGITS + 1, "%08lx%08lx", s->crc & 0xFFFFFFFF, s->adler & 0xFFFFFFFF);
+}
+
+// The checksum's digits in the text of a header, NULL where there are none. We write them as the last of the metadata;
+// a quote inside a string has a backslash, so nothing behind them looks like this.
+static char *find_digits(char *header) {
+    static const char key[] = "\"" CHECKSUM_KEY "\":\"";
+    char *found = NULL;
+    for (char *p = header; (p = strstr(p, key)); p++)
+        found = p + strlen(key);
+    return found && strnlen(found, DIGITS) == DIGITS ? found : NULL;
+}
+
+// Begin the sum with the length and the text of the header, whose digits are kept aside.
+static void sum_header(hd_safetensors *f, const unsigned char head[8], char *text, size_t length) {
+    char *digits = find_digits(text);
+    if (digits) {
+        memcpy(f->digits, digits, DIGITS);
+        memset(digits, '0', DIGITS);
+    }
+    sum_start(&f->sum);
+    sum_add(&f->sum, head, 8);
+    sum_add(&f->sum, text, length);
+}
 
 static hd_status verify(hd_safetensors *f) {
     const char *expected = NULL;
@@ -212,23 +216,56 @@ static hd_status verify(hd_safetensors *f) {
     unsigned char *piece = hd_alloc(PIECE);
     if (!piece)
         return hd_fail(HD_ENOMEM, "'%s': no memory to check it", f->path);
-    checksum sum = {crc32(0, NULL, 0), adler32(0, NULL, 0)};
+    hd_safetensors_sum sum = f->sum;
     hd_status status = HD_OK;
     for (uint64_t at = 0; at < f->data_size && status == HD_OK; at += PIECE) {
         size_t n = f->data_size - at < PIECE ? (size_t)(f->data_size - at) : PIECE;
         status = hd_file_pread(f->fd, f->path, piece, n, f->data_start + at);
-        checksum_add(&sum, piece, n);
+        sum_add(&sum, piece, n);
     }
     hd_free(piece);
-    char got[17];
-    checksum_text(&sum, got);
-    if (status == HD_OK && strcmp(got, expected) != 0)
-        return hd_fail(HD_EFORMAT, "'%s' is damaged: the checksum of its data is %s, expected %.16s", f->path, got,
-                       expected);
+    char got[DIGITS + 1];
+    sum_text(&sum, got);
+    if (status == HD_OK && strcmp(got, f->digits) != 0)
+        return hd_fail(HD_EFORMAT, "'%s' is damaged: its checksum is %s, expected %.16s", f->path, got, expected);
     return status;
 }
 
 // Reading --------------------------------------------------------------------
+
+// The header's text, its nesting and strings (5), UTF-8 (4), first byte (3).
+static hd_status parse_header(hd_safetensors *f, const unsigned char head[8], char *text, size_t length) {
+    HD_CHECK(hd_file_pread(f->fd, f->path, text, length, 8));
+    text[length] = 0;
+    if (text[0] != '{')
+        return hd_fail(HD_EFORMAT, "'%s' is no safetensors file: its header does not begin with '{'", f->path);
+    HD_CHECK(hd_json_parse(f->path, text, length, &header_limits, &f->tree));
+    sum_header(f, head, text, length);
+    return HD_OK;
+}
+
+// File size (1), length of the header (2), and the header.
+static hd_status read_header(hd_safetensors *f, size_t size) {
+    unsigned char head[8];
+    if (size < 8)
+        return truncated(f, size, 8);
+    HD_CHECK(hd_file_pread(f->fd, f->path, head, 8, 0));
+    uint64_t length;
+    memcpy(&length, head, 8);
+    if (length > HEADER_CAP)
+        return hd_fail(HD_EFORMAT, "'%s' is no safetensors file: its header claims %llu bytes, expected at most %zu",
+                       f->path, (unsigned long long)length, HEADER_CAP);
+    if (length > size - 8)
+        return truncated(f, size, 8 + length);
+    f->data_start = 8 + length;
+    f->data_size = size - f->data_start;
+    char *text = hd_alloc(length + 1);
+    if (!text)
+        return hd_fail(HD_ENOMEM, "'%s': no memory for its header of %llu bytes", f->path, (unsigned long long)length);
+    const hd_status status = parse_header(f, head, text, length);
+    hd_free(text);
+    return status;
+}
 
 hd_status hd_safetensors_open(const char *path, hd_safetensors **out) {
     *out = NULL;
@@ -294,7 +331,7 @@ static int by_size_and_name(const void *a, const void *b) {
 }
 
 // Hand the data of all items, in order, to the writer (if there is one) or to the checksum.
-static hd_status pass_data(const hd_safetensors_item **order, int count, hd_writer *w, checksum *sum) {
+static hd_status pass_data(const hd_safetensors_item **order, int count, hd_writer *w, hd_safetensors_sum *sum) {
     unsigned char *piece = hd_alloc(PIECE);
     if (!piece)
         return hd_fail(HD_ENOMEM, "save: no memory for a buffer of %zu bytes", PIECE);
@@ -309,20 +346,20 @@ static hd_status pass_data(const hd_safetensors_item **order, int count, hd_writ
             if (w)
                 status = hd_writer_put(w, piece, bytes);
             else
-                checksum_add(sum, piece, bytes);
+                sum_add(sum, piece, bytes);
         }
     }
     hd_free(piece);
     return status;
 }
 
-static bool add_texts(cJSON *root, const hd_safetensors_text *texts, int ntexts, const char *sum) {
+static bool add_texts(cJSON *root, const hd_safetensors_text *texts, int ntexts) {
     cJSON *meta = cJSON_AddObjectToObject(root, "__metadata__");
     bool ok = meta != NULL;
     for (int i = 0; i < ntexts && ok; i++)
         if (strcmp(texts[i].key, CHECKSUM_KEY) != 0)
             ok = cJSON_AddStringToObject(meta, texts[i].key, texts[i].value) != NULL;
-    return ok && cJSON_AddStringToObject(meta, CHECKSUM_KEY, sum) != NULL;
+    return ok && cJSON_AddStringToObject(meta, CHECKSUM_KEY, "0000000000000000") != NULL;
 }
 
 static bool add_numbers(cJSON *object, const char *key, int n, const double *values) {
@@ -346,12 +383,11 @@ static bool add_entry(cJSON *root, const hd_safetensors_item *item, double *at) 
     return ok;
 }
 
-// The header's text, padded with spaces to a multiple of 8; free with cJSON_free. NULL: no memory.
-static char *make_header(const hd_safetensors_item **order, int count, const hd_safetensors_text *texts, int ntexts,
-                         const char *sum) {
+// The header's text, with zeros as checksum; free with cJSON_free. NULL: no memory.
+static char *make_header(const hd_safetensors_item **order, int count, const hd_safetensors_text *texts, int ntexts) {
     cJSON *root = cJSON_CreateObject();
     double at = 0;
-    bool ok = root && add_texts(root, texts, ntexts, sum);
+    bool ok = root && add_texts(root, texts, ntexts);
     for (int i = 0; i < count && ok; i++)
         ok = add_entry(root, order[i], &at);
     char *text = ok ? cJSON_PrintUnformatted(root) : NULL;
@@ -368,18 +404,49 @@ static hd_status check_items(const char *path, const hd_safetensors_item **order
     return HD_OK;
 }
 
+// The file before its data: the length of the header and the header, padded with spaces to a multiple of 8.
+static const char padding[8] = "       ";
+
+static uint64_t padded(const char *header) { return (strlen(header) + 7) / 8 * 8; }
+
+// Put the checksum of the file to come into its header.
+static hd_status sign(char *header, const hd_safetensors_item **order, int count) {
+    const uint64_t length = padded(header);
+    hd_safetensors_sum sum;
+    sum_start(&sum);
+    sum_add(&sum, &length, 8);
+    sum_add(&sum, header, strlen(header));
+    sum_add(&sum, padding, length - strlen(header));
+    HD_CHECK(pass_data(order, count, NULL, &sum));
+    char digits[DIGITS + 1];
+    sum_text(&sum, digits);
+    memcpy(find_digits(header), digits, DIGITS);
+    return HD_OK;
+}
+
+// Read back what was written: its header is as it should be, and so is the checksum of all of it.
+static hd_status check_written(const char *path, hd_writer *w) {
+    HD_CHECK(hd_writer_sync(w));
+    hd_safetensors *f;
+    const hd_status status = hd_safetensors_open(hd_writer_temp(w), &f);
+    hd_safetensors_close(f);
+    return status == HD_OK ? HD_OK : hd_fail(status, "cannot save '%s': reading it back: %s", path, hd_message());
+}
+
 static hd_status write_file(const char *path, const hd_safetensors_item **order, int count, const char *header,
                             bool keep_previous) {
     hd_writer *w;
     HD_CHECK(hd_writer_open(path, &w));
-    uint64_t length = strlen(header), padded = (length + 7) / 8 * 8;
-    hd_status status = hd_writer_put(w, &padded, 8);
+    const uint64_t length = padded(header);
+    hd_status status = hd_writer_put(w, &length, 8);
     if (status == HD_OK)
-        status = hd_writer_put(w, header, length);
+        status = hd_writer_put(w, header, strlen(header));
     if (status == HD_OK)
-        status = hd_writer_put(w, "       ", padded - length);
+        status = hd_writer_put(w, padding, length - strlen(header));
     if (status == HD_OK)
         status = pass_data(order, count, w, NULL);
+    if (status == HD_OK)
+        status = check_written(path, w);
     if (status == HD_OK)
         return hd_writer_commit(w, keep_previous);
     hd_writer_abort(w);
@@ -394,14 +461,12 @@ hd_status hd_safetensors_write(const char *path, const hd_safetensors_item *item
     for (int i = 0; i < count; i++)
         order[i] = &items[i];
     qsort(order, (size_t)count, sizeof *order, by_size_and_name);
-    checksum sum = {crc32(0, NULL, 0), adler32(0, NULL, 0)};
-    char digits[17], *header = NULL;
+    char *header = NULL;
     hd_status status = check_items(path, order, count);
-    if (status == HD_OK)
-        status = pass_data(order, count, NULL, &sum);
-    checksum_text(&sum, digits);
-    if (status == HD_OK && !(header = make_header(order, count, texts, ntexts, digits)))
+    if (status == HD_OK && !(header = make_header(order, count, texts, ntexts)))
         status = hd_fail(HD_ENOMEM, "save '%s': no memory for its header", path);
+    if (status == HD_OK)
+        status = sign(header, order, count);
     if (status == HD_OK)
         status = write_file(path, order, count, header, keep_previous);
     cJSON_free(header);

@@ -21,6 +21,10 @@ typedef struct {
     const char *key, *value;
 } hd_safetensors_text;
 
+typedef struct {
+    unsigned long crc, adler;
+} hd_safetensors_sum;
+
 struct cJSON;
 
 typedef struct hd_safetensors {
@@ -31,9 +35,11 @@ typedef struct hd_safetensors {
     hd_safetensors_entry *entries; // in the order of their data
     hd_safetensors_text *texts;    // __metadata__
     struct cJSON *tree;            // owns the strings
+    hd_safetensors_sum sum;        // of the header
+    char digits[17];               // of the checksum that the file carries
 } hd_safetensors;
 
-// Open and check everything but the data themselves; where the file carries our checksum, the data too.
+// Open and check everything but the data themselves; where the file carries our checksum, every byte of it.
 // The caller closes; on failure *out is NULL.
 hd_status hd_safetensors_open(const char *path, hd_safetensors **out);
 // Read entry i as hd_numbers[type].dtype, row-major, into dst. *odd grows by the number of values that are not finite.
@@ -45,8 +51,9 @@ typedef struct {
     hd_view view;
 } hd_safetensors_item;
 
-// Write whole or not at all. Tensors go by falling element size, then by name, so that data are aligned and the file
-// depends on its content alone. A checksum of the data is added to the metadata as "hdlua.checksum".
+// Write whole or not at all, and read it back before it takes its place. Tensors go by falling element size, then by
+// name, so that data are aligned and the file depends on its content alone. A checksum of the file is added to the
+// metadata as "hdlua.checksum"; a program that changes the file must drop it.
 hd_status hd_safetensors_write(const char *path, const hd_safetensors_item *items, int count,
                                const hd_safetensors_text *texts, int ntexts, bool keep_previous);
 
