@@ -155,7 +155,7 @@ static void test_any_failing_call_leaves_whole_files(void **state) {
                 assert_true(nth > 8 + 2 * keep); // open, mode, write, fsync, close, (link), rename, (rename), folder
                 cases += nth - 1;
             }
-    print_message("# faults of saves: %d\n", cases);
+    print_message("count: %d faults of saves\n", cases);
     unlink(at("f"));
     unlink(at("f.prev"));
 }
@@ -262,7 +262,7 @@ static void test_a_loss_of_power_leaves_whole_files(void **state) {
     for (int count = 0; count <= n; count++)
         for (unsigned forgotten = 0; forgotten < 1U << count; forgotten++)
             cases += lose_power(calls, count, forgotten);
-    print_message("# losses of power: %d\n", cases);
+    print_message("count: %d losses of power\n", cases);
     assert_true(cases > n + 8);
     // Once the save has returned, nothing is forgotten: after the last change the folder is synced.
     snprintf(folder, sizeof folder, "fsync %s", scratch);
@@ -578,7 +578,7 @@ static void test_safetensors_notices_a_changed_bit(void **state) {
         hd_safetensors_close(f);
     }
     assert_true(refused + without == 8 * (int)file.size && without <= 8 * (int)strlen("hdlua.checksum"));
-    print_message("# bits changed: %d\n", refused + without);
+    print_message("count: %d bits changed\n", refused + without);
     assert_ok(hd_safetensors_open(at("c.safetensors"), &f));
     assert_true(carries_checksum(f));
     hd_safetensors_close(f);
