@@ -96,21 +96,37 @@ static void transform_output(const wino *w, const wino_planes *planes, int64_t f
     }
 }
 
+// taps[t][i * VF_LANES + l] = tap t of input channel i, output l; zeros for the outputs that are not there. Tap by tap
+// within a channel, since that is how weights lie in memory.
+static void gather_taps(const wino *w, float taps[9][WEIGHT_ROWS * VF_LANES], const float *src, int64_t count,
+                        int64_t outs) {
+    int64_t offset[9];
+    for (int t = 0; t < 9; t++)
+        offset[t] = t / 3 * w->tap_stride[0] + t % 3 * w->tap_stride[1];
+    for (int64_t l = 0; l < VF_LANES; l++)
+        for (int64_t i = 0; i < count; i++) {
+            const float *from = src + i * w->in_stride + l * w->out_stride;
+            for (int t = 0; t < 9; t++)
+                taps[t][i * VF_LANES + l] = l < outs ? from[offset[t]] : 0.0f;
+        }
+}
+
 // The weights of `count` (at most WEIGHT_ROWS) input channels and one panel of outputs.
 static void transform_weights(const wino *w, int64_t panel, int64_t first, int64_t count) {
-    float taps[9][WEIGHT_ROWS * CPU_PANEL] __attribute__((aligned(64)));
+    float taps[9][WEIGHT_ROWS * VF_LANES] __attribute__((aligned(64)));
     const int64_t col = panel * CPU_PANEL, width = cpu_panel_width(w->outs, panel), pitch = w->packed_pitch;
     const float *src = w->weights + first * w->in_stride + col * w->out_stride;
     float *to = w->packed + col * w->in + first * width;
-    for (int t = 0; t < 9; t++)
-        cpu_pack_rows(taps[t], width, src + t / 3 * w->tap_stride[0] + t % 3 * w->tap_stride[1], count,
-                      cpu_min(width, w->outs - col), w->in_stride, w->out_stride);
-    for (int64_t e = 0; e < count * width; e += VF_LANES) {
-#define TAP(i, j) vf_load(&taps[(i)*3 + (j)][e])
-#define STORE(i, j, v) vf_store(to + ((i)*WINO_WINDOW + (j)) * pitch + e, v)
-        WINO_BOTH_WAYS(wino_g, 3, WINO_WINDOW, TAP, STORE);
+    for (int64_t j = 0; j < width; j += VF_LANES) {
+        gather_taps(w, taps, src + j * w->out_stride, count, w->outs - col - j);
+        for (int64_t i = 0; i < count; i++) {
+            float *row = to + i * width + j;
+#define TAP(y, x) vf_load(&taps[(y)*3 + (x)][i * VF_LANES])
+#define STORE(y, x, v) vf_store(row + ((y)*WINO_WINDOW + (x)) * pitch, v)
+            WINO_BOTH_WAYS(wino_g, 3, WINO_WINDOW, TAP, STORE);
 #undef TAP
 #undef STORE
+        }
     }
 }
 
