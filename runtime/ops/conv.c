@@ -72,6 +72,34 @@ static hd_status new_activation(const hd_tensor *x, int64_t channels, const int6
     return hd_tensor_new(x->dtype, x->ndim, shape, HD_CHANNELS_LAST, out);
 }
 
+// x itself, or a copy whose channels are contiguous: one method and one order of sums whatever the memory order, and
+// the fast ones need it.
+static hd_status channels_last(hd_tensor *x, hd_tensor **out) {
+    if (x->strides[1] != 1 && x->shape[1] != 1)
+        return hd_do_clone(x, HD_CHANNELS_LAST, out);
+    *out = hd_tensor_retain(x);
+    return HD_OK;
+}
+
+typedef hd_status (*conv_kernel)(const hd_conv_args *);
+
+// Run a kernel with `x` and `y` (either may be NULL: it is set in k already) as the convolution's input and output.
+static hd_status run_kernel(conv_kernel kernel, hd_conv_args k, hd_tensor *x, hd_tensor *y) {
+    hd_tensor *x_last = NULL, *y_last = NULL;
+    hd_status status = x ? channels_last(x, &x_last) : HD_OK;
+    if (status == HD_OK && y)
+        status = channels_last(y, &y_last);
+    if (x_last)
+        k.x = hd_view_as_2d(x_last);
+    if (y_last)
+        k.y = hd_view_as_2d(y_last);
+    if (status == HD_OK)
+        status = kernel(&k);
+    hd_tensor_release(x_last);
+    hd_tensor_release(y_last);
+    return status;
+}
+
 // A weight-shaped tensor [k,c,r,s] that lies in memory as r,s,c,k.
 hd_status hd_conv_weight_new(hd_dtype dtype, int ndim, const int64_t *shape, hd_tensor **out) {
     int64_t step = shape[0] > 0 ? shape[0] : 1, c = shape[1] > 0 ? shape[1] : 1;
@@ -110,31 +138,28 @@ hd_status hd_conv_forward(hd_op_call *c) {
     HD_CHECK(new_activation(c->in[0], c->in[1]->shape[0], extents, &c->out));
     c->saves = (c->want[0] ? 2 : 0) | (c->want[1] ? 1 : 0);
     hd_conv_args k = kernel_args(c);
-    k.x = hd_view_as_2d(c->in[0]);
     k.w = hd_view_as_2d(c->in[1]);
     k.b = hd_tensor_as_view(c->in[2]);
     k.y = hd_view_as_2d(c->out);
-    return hd_be()->conv(&k);
+    return run_kernel(hd_be()->conv, k, c->in[0], NULL);
 }
 
 hd_status hd_conv_backward(hd_op_call *c) {
     hd_conv_args k = kernel_args(c);
-    k.y = hd_view_as_2d(c->dout);
     if (c->want[0]) {
         HD_CHECK(hd_tensor_new(c->dout->dtype, c->in_ndim[0], c->in_shape[0], HD_CHANNELS_LAST, &c->din[0]));
         k.x = hd_view_as_2d(c->din[0]);
         k.w = hd_view_as_2d(c->in[1]);
-        HD_CHECK(hd_be()->conv_dx(&k));
+        HD_CHECK(run_kernel(hd_be()->conv_dx, k, NULL, c->dout));
     }
     const bool bias = c->nin > 2 && c->want[2];
     if (bias)
         HD_CHECK(hd_tensor_new(c->dout->dtype, 1, c->in_shape[2], HD_ROW_MAJOR, &c->din[2]));
     if (c->want[1]) {
         HD_CHECK(hd_conv_weight_new(c->dout->dtype, c->in_ndim[1], c->in_shape[1], &c->din[1]));
-        k.x = hd_view_as_2d(c->in[0]);
         k.w = hd_view_as_2d(c->din[1]);
         k.b = hd_tensor_as_view(bias ? c->din[2] : NULL);
-        return hd_be()->conv_dw(&k);
+        return run_kernel(hd_be()->conv_dw, k, c->in[0], c->dout);
     }
     if (bias) { // a trained bias on a frozen weight: the sum over images and positions
         hd_tensor *sum;
@@ -175,8 +200,7 @@ hd_status hd_conv_transpose_forward(hd_op_call *c) {
     hd_conv_args k = kernel_args(c);
     k.x = hd_view_as_2d(c->out);
     k.w = hd_view_as_2d(c->in[1]);
-    k.y = hd_view_as_2d(c->in[0]);
-    HD_CHECK(hd_be()->conv_dx(&k));
+    HD_CHECK(run_kernel(hd_be()->conv_dx, k, NULL, c->in[0]));
     if (!c->in[2])
         return HD_OK;
     const hd_view y = hd_tensor_as_view(c->out);
@@ -191,17 +215,14 @@ hd_status hd_conv_transpose_backward(hd_op_call *c) {
     hd_conv_args k = kernel_args(c);
     if (c->want[0]) { // forward convolution of dout
         HD_CHECK(hd_tensor_new(c->dout->dtype, c->in_ndim[0], c->in_shape[0], HD_CHANNELS_LAST, &c->din[0]));
-        k.x = hd_view_as_2d(c->dout);
         k.w = hd_view_as_2d(c->in[1]);
         k.y = hd_view_as_2d(c->din[0]);
-        HD_CHECK(hd_be()->conv(&k));
+        HD_CHECK(run_kernel(hd_be()->conv, k, c->dout, NULL));
     }
     if (c->want[1]) {
         HD_CHECK(hd_conv_weight_new(c->dout->dtype, c->in_ndim[1], c->in_shape[1], &c->din[1]));
-        k.x = hd_view_as_2d(c->dout);
         k.w = hd_view_as_2d(c->din[1]);
-        k.y = hd_view_as_2d(c->in[0]);
-        HD_CHECK(hd_be()->conv_dw(&k));
+        HD_CHECK(run_kernel(hd_be()->conv_dw, k, c->dout, c->in[0]));
     }
     if (c->nin > 2 && c->want[2]) {
         const bool reduced[4] = {true, false, true, true};
