@@ -257,29 +257,34 @@ static void restart_for_blas(char **argv) {
     }
 }
 
-int main(int argc, char **argv) {
-    if (argc > 1 && strcmp(argv[1], HD_PREVIEW_CHILD) == 0)
-        return hd_preview_child_main(argc, argv);
-    hd_app app = {.argc = argc, .argv = argv};
-    if (!hd_options_parse(&app.options, argc, argv))
+static int run(hd_app *app) {
+    if (!hd_options_parse(&app->options, app->argc, app->argv))
         return EXIT_USAGE;
-    restart_for_blas(argv);
-    if (app.options.help || app.options.version) {
-        if (app.options.help)
+    restart_for_blas(app->argv);
+    if (app->options.help || app->options.version) {
+        if (app->options.help)
             hd_options_help();
         else
-            print_versions(&app.options);
+            print_versions(&app->options);
         return 0;
     }
     lua_State *L = luaL_newstate();
     if (!L) {
-        fprintf(stderr, "%s: cannot create state: not enough memory\n", app.options.program);
+        fprintf(stderr, "%s: cannot create state: not enough memory\n", app->options.program);
         return EXIT_FAILURE;
     }
     lua_pushcfunction(L, l_main);
-    lua_pushlightuserdata(L, &app);
-    finish(L, &app, lua_pcall(L, 1, 0, 0));
+    lua_pushlightuserdata(L, app);
+    finish(L, app, lua_pcall(L, 1, 0, 0));
     lua_close(L);
+    return app->code;
+}
+
+int main(int argc, char **argv) {
+    if (argc > 1 && strcmp(argv[1], HD_PREVIEW_CHILD) == 0)
+        return hd_preview_child_main(argc, argv);
+    hd_app app = {.argc = argc, .argv = argv};
+    const int code = run(&app);
     free(app.options.actions);
-    return app.code;
+    return code;
 }

@@ -74,7 +74,8 @@ static hd_tensor *header_new(hd_dtype dtype, int ndim, const int64_t *shape, hd_
     t->refs = 1;
     t->dtype = dtype;
     t->ndim = ndim;
-    memcpy(t->shape, shape, (size_t)ndim * sizeof *shape);
+    for (int d = 0; d < ndim; d++) // memcpy may not be given the NULL that a scalar comes with
+        t->shape[d] = shape[d];
     t->storage = storage;
     return t;
 }

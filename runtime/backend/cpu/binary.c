@@ -32,7 +32,10 @@ static int64_t int_floordiv(int64_t a, int64_t b) {
     return b != 0 && b != -1 && a % b != 0 && (a < 0) != (b < 0) ? q - 1 : q;
 }
 
-static int64_t int_mod(int64_t a, int64_t b) { return b == 0 || b == -1 ? 0 : a - int_floordiv(a, b) * b; }
+static int64_t int_mod(int64_t a, int64_t b) {
+    const int64_t m = b == 0 || b == -1 ? 0 : a % b;
+    return m != 0 && (m < 0) != (b < 0) ? m + b : m;
+}
 
 static int64_t int_pow(int64_t a, int64_t b) {
     uint64_t y = 1, base = (uint64_t)a;
@@ -43,10 +46,11 @@ static int64_t int_pow(int64_t a, int64_t b) {
     return (int64_t)y;
 }
 
-#define DEFINE_COMMON(name, type)                                                                                      \
-    DEFINE_BINARY(name##_add_k, type, type, a + b)                                                                     \
-    DEFINE_BINARY(name##_sub_k, type, type, a - b)                                                                     \
-    DEFINE_BINARY(name##_mul_k, type, type, a *b)                                                                      \
+// Sums and products of integers wrap, as Lua's do: unsigned.
+#define DEFINE_COMMON(name, type, wrapping)                                                                            \
+    DEFINE_BINARY(name##_add_k, wrapping, wrapping, a + b)                                                             \
+    DEFINE_BINARY(name##_sub_k, wrapping, wrapping, a - b)                                                             \
+    DEFINE_BINARY(name##_mul_k, wrapping, wrapping, a *b)                                                              \
     DEFINE_BINARY(name##_maximum_k, type, type, a > b || a != a ? a : b)                                               \
     DEFINE_BINARY(name##_minimum_k, type, type, a < b || a != a ? a : b)                                               \
     DEFINE_BINARY(name##_lt_k, type, uint8_t, a < b)                                                                   \
@@ -56,22 +60,22 @@ static int64_t int_pow(int64_t a, int64_t b) {
     DEFINE_BINARY(name##_eq_k, type, uint8_t, a == b)                                                                  \
     DEFINE_BINARY(name##_ne_k, type, uint8_t, a != b)
 #define DEFINE_FLOAT(name, type, pow_, floor_)                                                                         \
-    DEFINE_COMMON(name, type)                                                                                          \
+    DEFINE_COMMON(name, type, type)                                                                                    \
     DEFINE_BINARY(name##_div_k, type, type, a / b)                                                                     \
     DEFINE_BINARY(name##_pow_k, type, type, pow_(a, b))                                                                \
     DEFINE_BINARY(name##_floordiv_k, type, type, floor_(a / b))                                                        \
     DEFINE_BINARY(name##_mod_k, type, type, name##_mod(a, b))
-#define DEFINE_INTEGER(name, type)                                                                                     \
-    DEFINE_COMMON(name, type)                                                                                          \
+#define DEFINE_INTEGER(name, type, wrapping)                                                                           \
+    DEFINE_COMMON(name, type, wrapping)                                                                                \
     DEFINE_BINARY(name##_div_k, type, type, int_div(a, b))                                                             \
     DEFINE_BINARY(name##_pow_k, type, type, int_pow(a, b))                                                             \
     DEFINE_BINARY(name##_floordiv_k, type, type, int_floordiv(a, b))                                                   \
     DEFINE_BINARY(name##_mod_k, type, type, int_mod(a, b))
 DEFINE_FLOAT(f32, float, powf, floorf)
 DEFINE_FLOAT(f64, double, pow, floor)
-DEFINE_INTEGER(i64, int64_t)
-DEFINE_INTEGER(i32, int32_t)
-DEFINE_INTEGER(u8, uint8_t)
+DEFINE_INTEGER(i64, int64_t, uint64_t)
+DEFINE_INTEGER(i32, int32_t, uint32_t)
+DEFINE_INTEGER(u8, uint8_t, uint8_t)
 DEFINE_BINARY(bool_and_k, uint8_t, uint8_t, (a & b) != 0)
 DEFINE_BINARY(bool_or_k, uint8_t, uint8_t, (a | b) != 0)
 

@@ -257,13 +257,13 @@ DOTS(4, 3)
 DOTS(4, 4)
 
 void cpu_dots_run(const cpu_product *p) {
-    static void (*const one[])(const cpu_product *, int64_t, float *) = {dots_1x1, dots_1x2, dots_1x3, dots_1x4};
-    static void (*const four[])(const cpu_product *, int64_t, float *) = {dots_4x1, dots_4x2, dots_4x3, dots_4x4};
+    static void (*const dots[2][4])(const cpu_product *, int64_t, float *) = {{dots_1x1, dots_1x2, dots_1x3, dots_1x4},
+                                                                              {dots_4x1, dots_4x2, dots_4x3, dots_4x4}};
     const int64_t n = p->b->n;
     float sums[16];
     for (int64_t row = 0, rows; row < p->rows; row += rows) {
         rows = p->rows - row >= 4 ? 4 : 1;
-        (rows == 4 ? four : one)[n - 1](p, row, sums);
+        dots[rows == 4][n - 1](p, row, sums);
         for (int64_t i = 0; i < rows; i++)
             for (int64_t j = 0; j < n; j++) {
                 float *c = p->c + p->c_row[row + i] + j * p->c_step;

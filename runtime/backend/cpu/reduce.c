@@ -9,8 +9,11 @@
 enum { CUT = 65536, TILE = 4 * VF_LANES }; // elements of one part of a long reduction; columns taken together
 
 typedef struct {
-    double v;   // of floats
-    int64_t i;  // of integers and bools
+    double v; // of floats
+    union {
+        int64_t i;  // of integers and bools
+        uint64_t u; // the same where it may wrap: sums and products
+    };
     int64_t at; // position of the extreme; -1: none yet
 } total;
 
@@ -23,20 +26,21 @@ static total empty_total(hd_reduce op) {
     switch (op) {
     case HD_PROD:
     case HD_ALL:
-        return (total){1, 1, -1};
+        return (total){1, {1}, -1};
     case HD_MAX:
     case HD_ARGMAX:
-        return (total){-INFINITY, INT64_MIN, -1};
+        return (total){-INFINITY, {INT64_MIN}, -1};
     case HD_MIN:
     case HD_ARGMIN:
-        return (total){INFINITY, INT64_MAX, -1};
+        return (total){INFINITY, {INT64_MAX}, -1};
     default:
-        return (total){0, 0, -1};
+        return (total){0, {0}, -1};
     }
 }
 
-// Add a run of elements to the total `t`; `field` holds totals of this type. The first NaN wins for good.
-#define DEFINE_RUN(name, type, field, wide)                                                                            \
+// Add a run of elements to the total `t`; `field` holds totals of this type, `sum` those that may wrap. The first NaN
+// wins for good.
+#define DEFINE_RUN(name, type, field, wide, sum, wrapping)                                                             \
     static void run_##name(const void *context, int64_t first, int64_t n, void *const p[]) {                           \
         const run_context *c = context;                                                                                \
         const type *x = p[0];                                                                                          \
@@ -45,15 +49,15 @@ static total empty_total(hd_reduce op) {
         case HD_SUM:                                                                                                   \
         case HD_MEAN:                                                                                                  \
             for (int64_t k = 0; k < n; k++)                                                                            \
-                t.field += (wide)x[k];                                                                                 \
+                t.sum += (wrapping)x[k];                                                                               \
             break;                                                                                                     \
         case HD_SUMSQ:                                                                                                 \
             for (int64_t k = 0; k < n; k++)                                                                            \
-                t.field += (wide)x[k] * (wide)x[k];                                                                    \
+                t.sum += (wrapping)x[k] * (wrapping)x[k];                                                              \
             break;                                                                                                     \
         case HD_PROD:                                                                                                  \
             for (int64_t k = 0; k < n; k++)                                                                            \
-                t.field *= (wide)x[k];                                                                                 \
+                t.sum *= (wrapping)x[k];                                                                               \
             break;                                                                                                     \
         case HD_MAX:                                                                                                   \
         case HD_ARGMAX:                                                                                                \
@@ -81,11 +85,11 @@ static total empty_total(hd_reduce op) {
         }                                                                                                              \
         *c->t = t;                                                                                                     \
     }
-DEFINE_RUN(f32, float, v, double)
-DEFINE_RUN(f64, double, v, double)
-DEFINE_RUN(i64, int64_t, i, int64_t)
-DEFINE_RUN(i32, int32_t, i, int64_t)
-DEFINE_RUN(u8, uint8_t, i, int64_t)
+DEFINE_RUN(f32, float, v, double, v, double)
+DEFINE_RUN(f64, double, v, double, v, double)
+DEFINE_RUN(i64, int64_t, i, int64_t, u, uint64_t)
+DEFINE_RUN(i32, int32_t, i, int64_t, u, uint64_t)
+DEFINE_RUN(u8, uint8_t, i, int64_t, u, uint64_t)
 
 static void run_f32_sum(const void *context, int64_t first, int64_t n, void *const p[]) {
     (void)first;
@@ -144,7 +148,7 @@ static void combine(hd_reduce op, bool is_float, total *t, const total *part) {
     switch (op) {
     case HD_PROD:
         t->v *= part->v;
-        t->i *= part->i;
+        t->u *= part->u;
         break;
     case HD_MAX:
     case HD_ARGMAX:
@@ -164,7 +168,7 @@ static void combine(hd_reduce op, bool is_float, total *t, const total *part) {
         break;
     default:
         t->v += part->v;
-        t->i += part->i;
+        t->u += part->u;
     }
 }
 
@@ -256,7 +260,7 @@ static void reduce_task(const reduction *r, bool columns, int64_t o0, int64_t o1
             reduce_columns(r, (const float *)x, n, first, last, sums);
         }
         for (int64_t k = 0; k < n; k++) {
-            const total t = columns ? (total){sums[k], 0, 0} : reduce_row(r, x, first, last);
+            const total t = columns ? (total){sums[k], {0}, 0} : reduce_row(r, x, first, last);
             if (parts)
                 parts[o0 + k] = t;
             else
@@ -340,7 +344,7 @@ hd_status cpu_reduce(const hd_reduce_args *a) {
     }
 DEFINE_CUMSUM(f32, float, double)
 DEFINE_CUMSUM(f64, double, double)
-DEFINE_CUMSUM(i64, int64_t, int64_t)
+DEFINE_CUMSUM(i64, int64_t, uint64_t)
 DEFINE_CUMSUM(i32, int32_t, int64_t)
 DEFINE_CUMSUM(u8, uint8_t, int64_t)
 

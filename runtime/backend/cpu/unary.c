@@ -83,15 +83,16 @@ DEFINE_SCALAR(f32_isfinite, float, uint8_t, fabsf(x) < INFINITY)
 DEFINE_SCALAR(f64_isfinite, double, uint8_t, fabs(x) < INFINITY)
 DEFINE_SCALAR(bool_not, uint8_t, uint8_t, !x)
 
-#define DEFINE_INTEGER(name, type)                                                                                     \
-    DEFINE_SCALAR(name##_neg, type, type, -x)                                                                          \
-    DEFINE_SCALAR(name##_abs, type, type, x < 0 ? -x : x)                                                              \
+// Integers wrap, as Lua's do: computed unsigned.
+#define DEFINE_INTEGER(name, type, wrapping)                                                                           \
+    DEFINE_SCALAR(name##_neg, type, type, 0 - (wrapping)x)                                                             \
+    DEFINE_SCALAR(name##_abs, type, type, x < 0 ? 0 - (wrapping)x : (wrapping)x)                                       \
     DEFINE_SCALAR(name##_sign, type, type, (x > 0) - (x < 0))                                                          \
-    DEFINE_SCALAR(name##_square, type, type, x *x)                                                                     \
-    DEFINE_SCALAR(name##_scale, type, type, a *x + b)                                                                  \
+    DEFINE_SCALAR(name##_square, type, type, (wrapping)x *(wrapping)x)                                                 \
+    DEFINE_SCALAR(name##_scale, type, type, (wrapping)a *(wrapping)x + (wrapping)b)                                    \
     DEFINE_SCALAR(name##_clamp, type, type, x<a ? a : x> b ? b : x)
-DEFINE_INTEGER(i64, int64_t)
-DEFINE_INTEGER(i32, int32_t)
+DEFINE_INTEGER(i64, int64_t, uint64_t)
+DEFINE_INTEGER(i32, int32_t, uint32_t)
 DEFINE_SCALAR(u8_neg, uint8_t, uint8_t, -x)
 DEFINE_SCALAR(u8_same, uint8_t, uint8_t, x)
 DEFINE_SCALAR(u8_sign, uint8_t, uint8_t, x > 0)
