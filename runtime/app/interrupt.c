@@ -7,7 +7,6 @@
 #include <signal.h>
 
 static lua_State *running;
-static volatile sig_atomic_t seen;
 
 static void set_sigint(void (*handler)(int)) {
     struct sigaction action = {.sa_handler = handler};
@@ -24,21 +23,15 @@ static void raise_interrupted(lua_State *L, lua_Debug *ar) {
 static void on_sigint(int number) {
     (void)number;
     set_sigint(SIG_DFL);
-    seen = 1;
     lua_sethook(running, raise_interrupted, LUA_MASKCALL | LUA_MASKRET | LUA_MASKLINE | LUA_MASKCOUNT, 1);
 }
 
 void hd_interrupt_begin(lua_State *L) {
     running = L;
-    seen = 0;
     set_sigint(on_sigint);
 }
 
 void hd_interrupt_end(void) {
-    if (hd_interrupt_poll())
-        seen = 1;
     hd_interrupt_release();
     set_sigint(SIG_DFL);
 }
-
-bool hd_interrupt_seen(void) { return seen; }

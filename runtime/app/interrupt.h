@@ -3,14 +3,10 @@
 #define HD_APP_INTERRUPT_H
 
 #include <lua.h>
-#include <stdbool.h>
 
 // Around a protected call: between the two the first SIGINT raises "interrupted!" at the next instruction of L and the
 // second one kills. The end also drops a claim that the code has made.
 void hd_interrupt_begin(lua_State *L);
 void hd_interrupt_end(void);
-
-// True when the last call was told to stop, by the hook or by a claimed signal.
-bool hd_interrupt_seen(void);
 
 #endif

@@ -1,7 +1,7 @@
 // app/main.c: the interpreter. Behaves as lua5.4 for every program that is not about tensors: same options, `arg`
 // table, LUA_INIT, messages and output; hd.core is a preloaded module that nothing touches until it is required.
 // Layer: app. Calls: options.c, library.c, repl.c, strict.c, interrupt.c.
-// Exit codes: 0 done, 1 error in the script, 2 wrong usage, 130 interrupted.
+// Exit codes: 0 done, 1 error in the script, 2 wrong usage, 130 interrupted after saving (hd.run).
 #include "app/app.h"
 
 #include "app/interrupt.h"
@@ -24,7 +24,7 @@
 #define SDL_TEXT "not built"
 #endif
 
-enum { EXIT_USAGE = 2, EXIT_INTERRUPTED = 130 };
+enum { EXIT_USAGE = 2 };
 
 // What l_main receives as a light userdata.
 typedef struct {
@@ -72,7 +72,7 @@ int hd_report(lua_State *L, int status, const char *program) {
 // Reports, and notes the exit code. True when all went well.
 static bool finish(lua_State *L, hd_app *app, int status) {
     if (status != LUA_OK)
-        app->code = status == LUA_ERRRUN && hd_interrupt_seen() ? EXIT_INTERRUPTED : EXIT_FAILURE;
+        app->code = EXIT_FAILURE;
     return hd_report(L, status, app->options.program) == LUA_OK;
 }
 

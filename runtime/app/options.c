@@ -35,7 +35,7 @@ static const char HELP[] =
     "  --version         print the versions of hdlua and of what it stands on\n"
     "  --help            print this\n"
     "\n"
-    "Exit codes: 0 done, 1 error in the script, 2 wrong usage, 130 interrupted.\n";
+    "Exit codes: 0 done, 1 error in the script, 2 wrong usage, 130 interrupted after saving.\n";
 
 void hd_options_help(void) { fputs(HELP, stdout); }
 

@@ -45,7 +45,7 @@ Job.__index = Job
 
 local PATIENCE = 120 -- seconds until a process that says nothing counts as hung
 
---- Start a command; `environment` is a list of NAME=value.
+--- Start a command; `environment` are words of env: "NAME=value".
 ---@param words string[]
 ---@param environment? string[]
 function harness.start(words, environment)
@@ -56,11 +56,11 @@ function harness.start(words, environment)
   return job
 end
 
---- Start train.lua in a folder, options as in { regime = "flat", resume = true }.
+--- Start train.lua in a folder, options as in { regime = "flat", resume = true }; on two threads unless told otherwise.
 function harness.train(folder, options, environment)
-  local words = { hdlua, "--threads", "2", "tests/crash/train.lua", "--out", folder .. "/run" }
-  for name, value in next, options do
-    words[#words + 1] = "--" .. name:gsub("_", "-") .. (value == true and "" or "=" .. tostring(value))
+  local words = { hdlua, "--threads=2", "tests/crash/train.lua", "--out", folder .. "/run" }
+  for name, value in next, options do -- order free: options
+    if value then words[#words + 1] = "--" .. name:gsub("_", "-") .. (value == true and "" or "=" .. value) end
   end
   return harness.start(words, environment)
 end

@@ -1,5 +1,5 @@
 -- Runs that are killed again and again, at random moments of their life, and resumed each time in a new process: each
--- kill finds a loadable checkpoint and loses no step that had been saved, no lock is left, and in the end model, average,
+-- kill finds a loadable checkpoint and loses no step that was saved, no lock is left, and in the end model, average,
 -- optimizer, generators, losses and samples have the bits of a run that nobody disturbed.
 
 local harness = dofile "tests/crash/harness.lua"

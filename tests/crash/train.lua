@@ -49,7 +49,6 @@ for step, x in run:steps(batches, args.steps, { stop_at = args.stop_at }) do
   run:log { loss = loss, levels = parts }
   if args.window then run:preview(x) end
 end
-if args.window and not run:window() then print "@windowless" end
 
 if run.step == args.steps then
   local losses = {}

@@ -335,7 +335,7 @@ end)
 describe("a signal", function()
   -- Starts a script in the background, waits for its first line, runs `then_what` with its id in $P, waits for its end.
   -- The shell starts background programs with SIGINT ignored; hdlua, as lua5.4, listens to it all the same.
-  local function signalled(program, then_what)
+  local function signalled(program, then_what, interpreter)
     write("s.lua", "io.stdout:setvbuf 'line' print 'ready' " .. program)
     return shell([[
       $H s.lua >log 2>&1 & P=$!
@@ -343,13 +343,41 @@ describe("a signal", function()
       ]] .. then_what .. [[
 
       wait $P; code=$?
-      cat log; exit $code]])
+      cat log; exit $code]], interpreter)
   end
 
-  it("SIGINT raises at the next instruction and ends with 130", function()
-    local out, _, code = signalled("while true do end", "kill -INT $P")
-    assert.are.equal(130, code)
+  -- What hdlua and lua5.4 print, and their exit codes, must be the same; returns them.
+  local function as_in_lua(program, then_what)
+    local out, _, code = signalled(program, then_what)
+    local expected, _, expected_code = signalled(program, then_what, "lua5.4")
+    assert.are.equal(expected, (out:gsub(hdlua:gsub("%p", "%%%0"), "lua5.4")))
+    assert.are.equal(expected_code, code)
+    return out, code
+  end
+
+  it("SIGINT raises at the next instruction, as in lua5.4", function()
+    local out, code = as_in_lua("while true do end", "kill -INT $P")
+    assert.are.equal(1, code)
     assert.truthy(out:find("interrupted!\nstack traceback:", 1, true))
+  end)
+
+  it("SIGINT reaches a busy coroutine when it yields, as in lua5.4", function()
+    local busy = [[
+      local co = coroutine.wrap(function()
+        repeat local f = io.open "go" until f
+        os.remove "go"
+        coroutine.yield(print "yields")
+      end)
+      co() while true do end]]
+    local out, code = as_in_lua(busy:gsub("%s*\n%s*", " "), "kill -INT $P; sleep 0.2; touch go")
+    assert.are.equal(1, code)
+    assert.truthy(out:find "^ready\nyields\n.*interrupted!")
+  end)
+
+  it("SIGINT does not reach a coroutine that never yields, the second one does, as in lua5.4", function()
+    local _, code = as_in_lua("coroutine.wrap(function() while true do end end)()",
+      "kill -INT $P; sleep 0.2; kill -0 $P && kill -INT $P")
+    assert.are.equal(128 + 2, code)
   end)
 
   it("SIGINT can be caught like any error", function()
