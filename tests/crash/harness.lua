@@ -153,7 +153,7 @@ function harness.same_final(whole, folder)
     if not (b[name] and x:equal(b[name])) then differing[#differing + 1] = name end
   end
   table.sort(differing)
-  error("the runs differ: " .. table.concat(differing, " "))
+  error(("the runs differ in %d tensors: %s ..."):format(#differing, table.concat(differing, " ", 1, math.min(5, #differing))))
 end
 
 --- A run that nobody disturbs; its folder and the seconds between two steps.
