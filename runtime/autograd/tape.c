@@ -3,6 +3,7 @@
 // A node keeps what backward reads (aliases of tensors, with the version of their storage at the time) and its inputs'
 // nodes or leaves. Nodes are numbered as they are made, so descending numbers are a reverse topological order.
 #include "autograd/tape.h"
+#include "core/alloc.h"
 #include "ops/compose.h"
 #include <stdlib.h>
 #include <string.h>
@@ -79,7 +80,7 @@ void hd_node_release(hd_node *node) {
             }
             hd_node *done = pending;
             pending = (hd_node *)(void *)done->dout;
-            free(done);
+            hd_free(done);
         }
         if (!node)
             return;
@@ -89,7 +90,7 @@ void hd_node_release(hd_node *node) {
 // Recording ------------------------------------------------------------------------
 
 static hd_node *node_new(const hd_op *op, int nin, const hd_op_args *args) {
-    hd_node *node = calloc(1, sizeof *node + (size_t)nin * sizeof *node->in);
+    hd_node *node = hd_calloc(1, sizeof *node + (size_t)nin * sizeof *node->in);
     if (!node)
         return NULL;
     node->refs = 1;
@@ -153,6 +154,7 @@ static hd_status run(const hd_op *op, hd_op_call *call, hd_node *node) {
         call->out->storage->version++;
     else
         call->out->is_view = shares_storage(call);
+    call->out->maker = op->name;
     return node ? save_for_backward(node, call) : HD_OK;
 }
 
@@ -169,7 +171,7 @@ static void attach(hd_node *node, hd_op_call *call) {
 }
 
 hd_status hd_ad_apply(const hd_op *op, int nin, hd_tensor **in, const hd_op_args *args, bool inplace, hd_tensor **out) {
-    bool want_few[8], *want = nin <= 8 ? want_few : malloc((size_t)nin);
+    bool want_few[8], *want = nin <= 8 ? want_few : hd_alloc((size_t)nin);
     bool any = false;
     hd_node *node = NULL;
     hd_status status = HD_OK;
@@ -202,7 +204,7 @@ hd_status hd_ad_apply(const hd_op *op, int nin, hd_tensor **in, const hd_op_args
     if (status != HD_OK)
         drop(&call.out);
     if (want != want_few)
-        free(want);
+        hd_free(want);
     *out = call.out;
     return status;
 }
@@ -217,9 +219,12 @@ typedef struct {
 static bool push(node_list *list, hd_node *node) {
     if (list->count == list->capacity) {
         const size_t capacity = list->capacity ? 2 * list->capacity : 256;
-        hd_node **items = realloc(list->items, capacity * sizeof *items);
+        hd_node **items = hd_alloc(capacity * sizeof *items);
         if (!items)
             return false;
+        if (list->count)
+            memcpy(items, list->items, list->count * sizeof *items);
+        hd_free(list->items);
         list->items = items;
         list->capacity = capacity;
     }
@@ -360,11 +365,11 @@ static hd_status sweep(node_list *list) {
     for (size_t at = 0; at < list->count; at++)
         if ((size_t)list->items[at]->nin > widest)
             widest = (size_t)list->items[at]->nin;
-    hd_tensor **in = malloc(widest * sizeof *in), **din = malloc(widest * sizeof *din);
-    bool *want = malloc(widest * sizeof *want);
-    int64_t(*shapes)[HD_MAX_DIMS] = malloc(widest * sizeof *shapes);
-    int *ndims = malloc(widest * sizeof *ndims);
-    hd_dtype *dtypes = malloc(widest * sizeof *dtypes);
+    hd_tensor **in = hd_alloc(widest * sizeof *in), **din = hd_alloc(widest * sizeof *din);
+    bool *want = hd_alloc(widest * sizeof *want);
+    int64_t(*shapes)[HD_MAX_DIMS] = hd_alloc(widest * sizeof *shapes);
+    int *ndims = hd_alloc(widest * sizeof *ndims);
+    hd_dtype *dtypes = hd_alloc(widest * sizeof *dtypes);
     hd_status status = HD_OK;
     if (!in || !din || !want || !shapes || !ndims || !dtypes)
         status = hd_fail(HD_ENOMEM, "backward: no memory for %zu inputs", widest);
@@ -375,7 +380,7 @@ static hd_status sweep(node_list *list) {
         drop_saved(node);
         node->spent = true;
     }
-    free(in), free(din), free(want), free(shapes), free(ndims), free(dtypes);
+    hd_free(in), hd_free(din), hd_free(want), hd_free(shapes), hd_free(ndims), hd_free(dtypes);
     return status;
 }
 
@@ -416,6 +421,6 @@ hd_status hd_tape_backward(hd_tensor *root, hd_tensor *dy) {
         for (size_t i = 0; i < list.count; i++)
             hd_node_release(list.items[i]);
     }
-    free(list.items);
+    hd_free(list.items);
     return status;
 }

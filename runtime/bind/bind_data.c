@@ -2,6 +2,7 @@
 // Layer: bind. Calls: io. Sets are u8 [n,c,h,w] with labels i64 [n] that count from 1.
 #include "bind/bind.h"
 #include "bind/resource.h"
+#include "core/alloc.h"
 #include "io/cifar.h"
 #include "io/font.h"
 #include "io/idx.h"
@@ -14,7 +15,7 @@
 static void free_bytes(void *p) { hd_bytes_free(p); }
 static void free_image(void *p) { hd_image_free(p); }
 static void free_font(void *p) { hd_font_close(p); }
-static void free_text(void *p) { free(*(char **)p); }
+static void free_text(void *p) { hd_free(*(char **)p); }
 
 static void *data_of(const hd_tensor *x) { return hd_tensor_as_view(x).data; }
 

@@ -6,8 +6,10 @@
 // leaves free; what was freed longest ago goes first.
 #include "core/alloc.h"
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/mman.h>
 
 enum { ALIGN = 64, PADDING = 64, MAPPED = 1 << 20, CLASSES = 8 * 64, NEAR_CLASSES = 2 };
@@ -19,12 +21,24 @@ typedef struct block {
     int class;
 } block;
 
+// Simulated failure: `left` allocations succeed, then `failing` ones fail. Off: left == SIZE_MAX, out of reach.
+typedef struct {
+    size_t left, failing, refused;
+} fault;
+
 static struct {
     pthread_mutex_t lock;
     block *cache[CLASSES];
     block *newest, *oldest;
-    size_t live, cached, peak, budget, allocations;
-} heap = {.lock = PTHREAD_MUTEX_INITIALIZER};
+    size_t live, cached, peak, highest, budget, allocations, wanted; // highest: peak, whatever the user resets
+    fault fault;
+} heap = {.lock = PTHREAD_MUTEX_INITIALIZER, .fault = {.left = SIZE_MAX}};
+
+// Lua's heap has one thread; `bytes` is read by the others.
+static struct {
+    _Atomic size_t bytes;
+    fault fault;
+} script = {.fault = {.left = SIZE_MAX}};
 
 // The class whose size is the smallest one that holds `bytes`, and that size: (8 + step) << shift.
 static int size_class(size_t bytes, size_t *rounded) {
@@ -111,16 +125,20 @@ static void trim_to(size_t limit) {
 
 // Bytes that may wait for reuse beside what is live and `wanted` more.
 static size_t cache_limit(size_t wanted) {
-    const size_t least = (size_t)160 << 20, ceiling = heap.peak > least ? heap.peak : least, used = heap.live + wanted;
+    const size_t least = (size_t)160 << 20, used = heap.live + wanted;
+    const size_t ceiling = heap.highest > least ? heap.highest : least;
     return ceiling > used ? ceiling - used : 0;
 }
+
+static size_t script_bytes(void) { return atomic_load_explicit(&script.bytes, memory_order_relaxed); }
 
 static block *fresh_block(size_t bytes, int class) {
     if (heap.cached > cache_limit(bytes))
         trim_to(cache_limit(bytes));
-    if (heap.budget && heap.live + heap.cached + bytes > heap.budget) {
+    const size_t held = heap.live + script_bytes() + bytes;
+    if (heap.budget && held + heap.cached > heap.budget) {
         trim_to(0);
-        if (heap.live + bytes > heap.budget)
+        if (held > heap.budget)
             return NULL;
     }
     block *b = system_alloc(ALIGN + bytes + PADDING, bytes >= MAPPED);
@@ -131,26 +149,88 @@ static block *fresh_block(size_t bytes, int class) {
     return b;
 }
 
+// Simulated failure -----------------------------------------------------------
+
+static bool fails(fault *f) {
+    if (f->left > 0) {
+        f->left--;
+        return false;
+    }
+    if (f->failing == 0)
+        return false;
+    f->failing--;
+    f->refused++;
+    return true;
+}
+
+static size_t arm(fault *f, size_t first, size_t count) {
+    const size_t refused = f->refused;
+    *f = (fault){.left = first ? first - 1 : SIZE_MAX, .failing = count};
+    return refused;
+}
+
+size_t hd_alloc_fail(size_t first, size_t count) {
+    pthread_mutex_lock(&heap.lock);
+    const size_t refused = arm(&heap.fault, first, count);
+    pthread_mutex_unlock(&heap.lock);
+    return refused;
+}
+
+size_t hd_script_fail(size_t first, size_t count) { return arm(&script.fault, first, count); }
+
 // The interface ---------------------------------------------------------------
 
-void *hd_alloc(size_t bytes) {
+static block *take_block(size_t bytes) {
     size_t rounded;
-    if (bytes > SIZE_MAX / 4)
+    if (bytes > SIZE_MAX / 4 || fails(&heap.fault))
         return NULL;
     const int class = size_class(bytes, &rounded);
-    pthread_mutex_lock(&heap.lock);
     block *b = cache_take(class);
-    if (!b)
-        b = fresh_block(rounded, class);
+    return b ? b : fresh_block(rounded, class);
+}
+
+void *hd_alloc(size_t bytes) {
+    pthread_mutex_lock(&heap.lock);
+    block *b = take_block(bytes);
     if (b) {
         heap.live += b->bytes;
         heap.allocations++;
         if (heap.live > heap.peak)
             heap.peak = heap.live;
+        if (heap.live > heap.highest)
+            heap.highest = heap.live;
+    } else {
+        heap.wanted = bytes;
     }
     pthread_mutex_unlock(&heap.lock);
     return b ? (char *)b + ALIGN : NULL;
 }
+
+void *hd_calloc(size_t count, size_t size) {
+    size_t bytes;
+    void *memory = __builtin_mul_overflow(count, size, &bytes) ? NULL : hd_alloc(bytes);
+    return memory ? memset(memory, 0, bytes) : NULL;
+}
+
+void *hd_malloc(size_t bytes) {
+    pthread_mutex_lock(&heap.lock);
+    void *memory = fails(&heap.fault) ? NULL : malloc(bytes);
+    if (!memory)
+        heap.wanted = bytes;
+    pthread_mutex_unlock(&heap.lock);
+    return memory;
+}
+
+char *hd_strndup(const char *text, size_t length) {
+    char *copy = hd_alloc(length + 1);
+    if (!copy)
+        return NULL;
+    memcpy(copy, text, length);
+    copy[length] = '\0';
+    return copy;
+}
+
+char *hd_strdup(const char *text) { return hd_strndup(text, strlen(text)); }
 
 void hd_free(void *memory) {
     if (!memory)
@@ -163,6 +243,24 @@ void hd_free(void *memory) {
         trim_to(cache_limit(0));
     pthread_mutex_unlock(&heap.lock);
 }
+
+// Where there is no block yet, Lua passes a kind of object in `old`.
+void *hd_script_alloc(void *context, void *memory, size_t old, size_t size) {
+    (void)context;
+    const size_t held = memory ? old : 0, bytes = script_bytes();
+    if (size > held && (fails(&script.fault) || (heap.budget && bytes + size - held > heap.budget)))
+        return NULL;
+    void *moved = NULL;
+    if (size == 0)
+        free(memory);
+    else
+        moved = realloc(memory, size);
+    if (moved || size == 0)
+        atomic_store_explicit(&script.bytes, bytes + size - held, memory_order_relaxed);
+    return moved;
+}
+
+void hd_script_adopt(size_t bytes) { atomic_store_explicit(&script.bytes, bytes, memory_order_relaxed); }
 
 void hd_alloc_trim(void) {
     pthread_mutex_lock(&heap.lock);
@@ -178,6 +276,18 @@ void hd_alloc_set_budget(size_t bytes) {
 
 void hd_memory(hd_memory_info *info) {
     pthread_mutex_lock(&heap.lock);
-    *info = (hd_memory_info){heap.live, heap.cached, heap.peak, heap.allocations};
+    *info = (hd_memory_info){.live = heap.live,
+                             .cached = heap.cached,
+                             .peak = heap.peak,
+                             .script = script_bytes(),
+                             .budget = heap.budget,
+                             .wanted = heap.wanted,
+                             .allocations = heap.allocations};
+    pthread_mutex_unlock(&heap.lock);
+}
+
+void hd_memory_reset_peak(void) {
+    pthread_mutex_lock(&heap.lock);
+    heap.peak = heap.live;
     pthread_mutex_unlock(&heap.lock);
 }

@@ -4,6 +4,7 @@
 #include <stdio.h>
 
 static _Thread_local char message[2048] = "no error";
+static _Thread_local hd_status last;
 
 hd_status hd_fail(hd_status code, const char *format, ...) {
     // Arguments may point into the old message, so format aside first.
@@ -13,7 +14,10 @@ hd_status hd_fail(hd_status code, const char *format, ...) {
     vsnprintf(text, sizeof text, format, args);
     va_end(args);
     snprintf(message, sizeof message, "%s", text);
+    last = code;
     return code;
 }
 
 const char *hd_message(void) { return message; }
+
+hd_status hd_message_code(void) { return last; }

@@ -17,8 +17,9 @@ typedef enum {
 // Set this thread's message (printf form, cut at 2 KiB) and give `code` back, so that `return hd_fail(...)` reads well.
 hd_status hd_fail(hd_status code, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
-// The message of the last hd_fail on this thread; never NULL.
+// The message and the code of the last hd_fail on this thread; never NULL, HD_OK before the first.
 const char *hd_message(void);
+hd_status hd_message_code(void);
 
 // Leave the calling function with the status of `expr` unless it is HD_OK. Only where nothing needs releasing.
 #define HD_CHECK(expr)                                                                                                 \

@@ -1,6 +1,7 @@
 // core/tensor.c: storages, tensors and views.
 #include "core/tensor.h"
 #include "core/alloc.h"
+#include "core/holders.h"
 #include <assert.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -8,14 +9,12 @@
 
 // A storage's buffer comes from hd_alloc: both back ends there are use it. (A device back end brings its own.)
 static hd_status storage_new(size_t bytes, hd_storage **out) {
-    hd_storage *s = malloc(sizeof *s);
+    hd_storage *s = hd_alloc(sizeof *s);
     void *data = s ? hd_alloc(bytes) : NULL;
     if (!data) {
-        hd_memory_info info;
-        hd_memory(&info);
-        free(s);
+        hd_free(s);
         *out = NULL;
-        return hd_fail(HD_ENOMEM, "memory: %zu bytes cannot be had: %zu bytes of tensors are in use", bytes, info.live);
+        return hd_fail(HD_ENOMEM, "memory: %s cannot be had", hd_bytes_text(bytes));
     }
     *s = (hd_storage){.refs = 1, .data = data, .bytes = bytes};
     *out = s;
@@ -26,7 +25,7 @@ static void storage_release(hd_storage *s) {
     if (--s->refs > 0)
         return;
     hd_free(s->data);
-    free(s);
+    hd_free(s);
 }
 
 // The autograd layer hands its release function in, so that core needs no header of a layer above.
@@ -61,14 +60,30 @@ static hd_status count_elements(int ndim, const int64_t *shape, size_t size, int
         if (shape[d] < 0)
             return hd_fail(HD_ESHAPE, "tensor: negative extent: got %s", hd_shape_text(ndim, shape));
         if (__builtin_mul_overflow(n, shape[d], &n) || n > (int64_t)(INT64_MAX / 16 / size))
-            return hd_fail(HD_ENOMEM, "tensor: too many elements: got shape %s", hd_shape_text(ndim, shape));
+            return hd_fail(HD_ESHAPE, "tensor: too many elements: got shape %s", hd_shape_text(ndim, shape));
     }
     *numel = n;
     return HD_OK;
 }
 
+// All live tensors, in the order of their making; see holders.c. One thread makes and releases tensors.
+static hd_tensor *oldest, *newest;
+
+hd_tensor *hd_tensor_oldest(void) { return oldest; }
+
+static void list_add(hd_tensor *t) {
+    t->older = newest;
+    *(newest ? &newest->newer : &oldest) = t;
+    newest = t;
+}
+
+static void list_remove(const hd_tensor *t) {
+    *(t->older ? &t->older->newer : &oldest) = t->newer;
+    *(t->newer ? &t->newer->older : &newest) = t->older;
+}
+
 static hd_tensor *header_new(hd_dtype dtype, int ndim, const int64_t *shape, hd_storage *storage) {
-    hd_tensor *t = calloc(1, sizeof *t);
+    hd_tensor *t = hd_calloc(1, sizeof *t);
     if (!t)
         return NULL;
     t->refs = 1;
@@ -77,6 +92,7 @@ static hd_tensor *header_new(hd_dtype dtype, int ndim, const int64_t *shape, hd_
     for (int d = 0; d < ndim; d++) // memcpy may not be given the NULL that a scalar comes with
         t->shape[d] = shape[d];
     t->storage = storage;
+    list_add(t);
     return t;
 }
 
@@ -134,6 +150,7 @@ hd_status hd_tensor_view(const hd_tensor *x, int ndim, const int64_t *shape, con
     assert(offset >= 0);
     memcpy(t->strides, strides, (size_t)ndim * sizeof *strides);
     t->offset = offset;
+    t->maker = x->maker;
     x->storage->refs++;
     return HD_OK;
 }
@@ -154,7 +171,8 @@ void hd_tensor_release(hd_tensor *x) {
         release_node(x->node);
     hd_tensor_release(x->grad);
     storage_release(x->storage);
-    free(x);
+    list_remove(x);
+    hd_free(x);
 }
 
 int64_t hd_tensor_numel(const hd_tensor *x) {

@@ -13,6 +13,7 @@ typedef struct hd_storage {
     void *data;
     size_t bytes;
     uint32_t version; // raised by every in-place change; the tape compares it
+    uint32_t visit;   // the last count of holders.c that saw it
 } hd_storage;
 
 struct hd_node; // autograd/tape.h
@@ -28,12 +29,16 @@ typedef struct hd_tensor {
     int64_t strides[HD_MAX_DIMS]; // in elements
     int64_t offset;               // in elements
     hd_storage *storage;
-    bool requires_grad;     // a leaf that collects a gradient
-    bool is_view;           // made by a view op: in-place changes under gradients are refused
-    bool kept;              // parameter, buffer or optimizer state: scopes leave it alone
-    struct hd_node *node;   // the op that made it, when it is on the tape
-    struct hd_tensor *grad; // of a leaf, after backward
+    bool requires_grad;              // a leaf that collects a gradient
+    bool is_view;                    // made by a view op: in-place changes under gradients are refused
+    bool kept;                       // parameter, buffer or optimizer state: scopes leave it alone
+    struct hd_node *node;            // the op that made it, when it is on the tape
+    struct hd_tensor *grad;          // of a leaf, after backward
+    const char *maker;               // the op that made it, for messages; NULL: none
+    struct hd_tensor *older, *newer; // all live tensors
 } hd_tensor;
+
+hd_tensor *hd_tensor_oldest(void); // the first of all live tensors, NULL: there are none
 
 // How the elements of a new tensor are laid out in memory. Never changes values, order or what the user sees.
 typedef enum {

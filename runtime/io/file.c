@@ -154,7 +154,7 @@ static hd_status failed(const hd_writer *w, const char *step) {
 }
 
 static char *joined(const char *path, const char *tail) {
-    char *s = malloc(strlen(path) + strlen(tail) + 1);
+    char *s = hd_alloc(strlen(path) + strlen(tail) + 1);
     if (s)
         strcat(strcpy(s, path), tail);
     return s;
@@ -163,8 +163,8 @@ static char *joined(const char *path, const char *tail) {
 static char *folder_of(const char *path) {
     const char *slash = strrchr(path, '/');
     if (!slash)
-        return strdup(".");
-    return slash == path ? strdup("/") : strndup(path, (size_t)(slash - path));
+        return hd_strdup(".");
+    return slash == path ? hd_strdup("/") : hd_strndup(path, (size_t)(slash - path));
 }
 
 // Is this the name of a temporary, `<name>.tmp.<pid>` or `<name>.tmp.<pid>.prev`, whose process is gone? One with our
@@ -200,12 +200,12 @@ static void remove_stale_of(const char *path) {
     char *folder = folder_of(path);
     if (folder)
         hd_file_remove_stale(folder, slash ? slash + 1 : path);
-    free(folder);
+    hd_free(folder);
 }
 
 static void writer_free(hd_writer *w) {
-    free(w->path);
-    free(w->temp);
+    hd_free(w->path);
+    hd_free(w->temp);
     hd_free(w);
 }
 
@@ -228,9 +228,10 @@ static hd_status writer_prepare(hd_writer *w, const char *path, mode_t *mode) {
             return hd_fail(HD_EIO, "cannot save '%s': it is %s", path,
                            S_ISDIR(st.st_mode) ? "a folder" : "not a regular file");
         *mode = st.st_mode & 07777;
-        w->path = realpath(path, NULL);
+        char target[PATH_MAX];
+        w->path = realpath(path, target) ? hd_strdup(target) : NULL;
     } else {
-        w->path = strdup(path);
+        w->path = hd_strdup(path);
     }
     char tail[32];
     snprintf(tail, sizeof tail, ".tmp.%ld", (long)getpid());
@@ -241,7 +242,7 @@ static hd_status writer_prepare(hd_writer *w, const char *path, mode_t *mode) {
     w->fd = hd_sys_open(temp, O_WRONLY | O_CREAT | O_EXCL);
     if (w->fd < 0) {
         hd_status status = failed(w, "creating a file in its folder");
-        free(temp);
+        hd_free(temp);
         return status;
     }
     w->temp = temp;
@@ -311,7 +312,7 @@ static hd_status sync_folder(const hd_writer *w) {
     if (!folder)
         return hd_fail(HD_ENOMEM, "cannot save '%s': no memory", w->path);
     const int fd = hd_sys_open(folder, O_RDONLY | O_DIRECTORY);
-    free(folder);
+    hd_free(folder);
     if (fd < 0)
         return failed(w, "opening its folder");
     hd_status status = HD_OK;
@@ -358,8 +359,8 @@ static hd_status replace_and_keep(hd_writer *w) {
         status = replace_keeping(w, old, prev);
     else
         status = hd_fail(HD_ENOMEM, "cannot save '%s': no memory", w->path);
-    free(old);
-    free(prev);
+    hd_free(old);
+    hd_free(prev);
     return status;
 }
 

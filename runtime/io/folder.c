@@ -1,6 +1,7 @@
 // io/folder.c: listing and making folders.
 // Layer: io. Called by: bind_io.c. Threads: any.
 #include "io/folder.h"
+#include "core/alloc.h"
 #include <dirent.h>
 #include <errno.h>
 #include <stdlib.h>
@@ -25,9 +26,9 @@ hd_status hd_folder_list(const char *path, hd_folder *out) {
     int n = scandir(path, &entries, visible, by_bytes);
     if (n < 0)
         return hd_fail(HD_EIO, "cannot list the folder '%s': %s", path, strerror(errno));
-    out->names = calloc((size_t)n + 1, sizeof *out->names);
+    out->names = hd_calloc((size_t)n + 1, sizeof *out->names);
     for (int i = 0; i < n; i++) {
-        char *name = out->names && out->count == i ? strdup(entries[i]->d_name) : NULL;
+        char *name = out->names && out->count == i ? hd_strdup(entries[i]->d_name) : NULL;
         if (name)
             out->names[out->count++] = name;
         free(entries[i]);
@@ -41,13 +42,13 @@ hd_status hd_folder_list(const char *path, hd_folder *out) {
 
 void hd_folder_free(hd_folder *f) {
     for (int i = 0; i < f->count; i++)
-        free(f->names[i]);
-    free(f->names);
+        hd_free(f->names[i]);
+    hd_free(f->names);
     *f = (hd_folder){0};
 }
 
 hd_status hd_folder_make(const char *path) {
-    char *part = strdup(path);
+    char *part = hd_strdup(path);
     if (!part)
         return hd_fail(HD_ENOMEM, "cannot make the folder '%s': no memory", path);
     int error = 0;
@@ -61,6 +62,6 @@ hd_status hd_folder_make(const char *path) {
             error = reason;
         p[1] = keep;
     }
-    free(part);
+    hd_free(part);
     return error ? hd_fail(HD_EIO, "cannot make the folder '%s': %s", path, strerror(error)) : HD_OK;
 }

@@ -14,8 +14,11 @@
 // Finding --------------------------------------------------------------------
 
 static char *joined(const char *folder, const char *name) {
-    char *path = NULL;
-    return asprintf(&path, "%s/%s", folder, name) < 0 ? NULL : path;
+    const size_t size = strlen(folder) + strlen(name) + 2;
+    char *path = hd_alloc(size);
+    if (path)
+        snprintf(path, size, "%s/%s", folder, name);
+    return path;
 }
 
 static bool is_kind(const char *path, mode_t kind) {
@@ -30,14 +33,14 @@ static char *search(const char *folder, const char *name, int depth) {
     char *path = joined(folder, name), *found = NULL;
     if (path && is_kind(path, S_IFREG))
         return path;
-    free(path);
+    hd_free(path);
     struct dirent **entries;
     int n = depth > 0 ? scandir(folder, &entries, visible, alphasort) : -1;
     for (int i = 0; i < n; i++) {
         char *below = found ? NULL : joined(folder, entries[i]->d_name);
         if (below && is_kind(below, S_IFDIR))
             found = search(below, name, depth - 1);
-        free(below);
+        hd_free(below);
         free(entries[i]);
     }
     if (n >= 0)
@@ -57,7 +60,7 @@ hd_status hd_font_find(const char *name, char **path) {
         char *folder = folders[i].base && *folders[i].base ? joined(folders[i].base, folders[i].below) : NULL;
         if (folder)
             *path = search(folder, name, 4);
-        free(folder);
+        hd_free(folder);
     }
     if (!*path)
         return hd_fail(HD_EIO, "the font '%s' is in none of the usual folders", name);
@@ -209,11 +212,11 @@ static hd_status list_glyphs(const char *where, hd_font *f, place *places) {
 }
 
 hd_status hd_font_parse(const char *where, hd_font *f) {
-    place *places = calloc(65536, sizeof *places);
+    place *places = hd_calloc(65536, sizeof *places);
     if (!places)
         return hd_fail(HD_ENOMEM, "%s: no memory for its list of pictures", where);
     hd_status status = list_glyphs(where, f, places);
-    free(places);
+    hd_free(places);
     return status;
 }
 

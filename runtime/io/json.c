@@ -1,8 +1,23 @@
 // io/json.c: bounds and depth checks around cJSON.
 // Layer: io. Called by: safetensors.c, bind_io.c. Threads: any.
 #include "io/json.h"
+#include "core/alloc.h"
 #include <stdbool.h>
+#include <stdlib.h>
 #include <string.h>
+
+// cJSON says no more than "no" when memory runs out.
+static _Thread_local bool out_of_memory;
+
+static void *json_malloc(size_t bytes) {
+    void *memory = hd_malloc(bytes);
+    out_of_memory = out_of_memory || !memory;
+    return memory;
+}
+
+__attribute__((constructor)) static void use_json_malloc(void) {
+    cJSON_InitHooks(&(cJSON_Hooks){.malloc_fn = json_malloc, .free_fn = free});
+}
 
 const hd_json_limits hd_json_defaults = {.depth = 64, .string = (size_t)16 << 20, .values = 1 << 22};
 
@@ -93,7 +108,10 @@ hd_status hd_json_parse(const char *where, const char *text, size_t length, cons
     scanner s = {.where = where, .p = p, .start = p, .end = p + length, .limits = limits};
     HD_CHECK(scan(&s));
     const char *end = NULL;
+    out_of_memory = false;
     cJSON *tree = cJSON_ParseWithLengthOpts(text, length, &end, false);
+    if (!tree && out_of_memory)
+        return hd_fail(HD_ENOMEM, "%s: no memory for a JSON value", where);
     if (!tree || !only_space(end, text + length)) {
         cJSON_Delete(tree);
         s.p = end ? (const unsigned char *)end : p;

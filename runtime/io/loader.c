@@ -145,7 +145,7 @@ static hd_status check(const hd_loader_config *g) {
 hd_status hd_loader_new(const hd_loader_config *config, hd_loader **out) {
     *out = NULL;
     HD_CHECK(check(config));
-    hd_loader *l = calloc(1, sizeof *l);
+    hd_loader *l = hd_calloc(1, sizeof *l);
     if (!l)
         return hd_fail(HD_ENOMEM, "batches: no memory");
     l->config = *config;
@@ -205,5 +205,5 @@ void hd_loader_free(hd_loader *l) {
     hd_free(l->order);
     pthread_cond_destroy(&l->changed);
     pthread_mutex_destroy(&l->lock);
-    free(l);
+    hd_free(l);
 }

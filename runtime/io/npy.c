@@ -260,7 +260,7 @@ static hd_status read_member(const char *where, const hd_bytes *file, const unsi
     if (m->method == 0 ? m->packed != m->size : m->size / 1032 > m->packed + 1) // deflate's best is 1032:1
         return zip_bad(where, "a member claims an impossible size");
     bool npy = name > 4 && memcmp(p + 46 + name - 4, ".npy", 4) == 0;
-    m->name = strndup((const char *)p + 46, name - (npy ? 4 : 0));
+    m->name = hd_strndup((const char *)p + 46, name - (npy ? 4 : 0));
     return m->name ? HD_OK : hd_fail(HD_ENOMEM, "%s: no memory", where);
 }
 
@@ -281,7 +281,7 @@ hd_status hd_npz_parse(const char *where, hd_npz *z) {
     size_t count = u16(end + 10), size = u32(end + 12), start = u32(end + 16), at = (size_t)(end - z->file.data);
     if (start > at || size > at - start || count * 46 > size)
         return zip_bad(where, "its directory does not fit");
-    z->members = calloc(count + 1, sizeof *z->members);
+    z->members = hd_calloc(count + 1, sizeof *z->members);
     if (!z->members)
         return hd_fail(HD_ENOMEM, "%s: no memory", where);
     const unsigned char *p = z->file.data + start;
@@ -303,9 +303,19 @@ hd_status hd_npz_open(const char *path, hd_npz *out) {
     return status;
 }
 
+static voidpf zip_alloc(voidpf unused, uInt count, uInt size) {
+    (void)unused;
+    return hd_calloc(count, size);
+}
+
+static void zip_free(voidpf unused, voidpf block) {
+    (void)unused;
+    hd_free(block);
+}
+
 // Raw inflate that grows its buffer with what comes out and stops at the claimed size.
 static hd_status unpack(const char *where, const unsigned char *src, size_t packed, size_t size, hd_bytes *out) {
-    z_stream s = {.next_in = (Bytef *)(uintptr_t)src, .avail_in = (uInt)packed};
+    z_stream s = {.next_in = (Bytef *)(uintptr_t)src, .avail_in = (uInt)packed, .zalloc = zip_alloc, .zfree = zip_free};
     if (inflateInit2(&s, -MAX_WBITS) != Z_OK)
         return hd_fail(HD_ENOMEM, "%s: no memory to unpack", where);
     size_t capacity = 0;
@@ -322,6 +332,8 @@ static hd_status unpack(const char *where, const unsigned char *src, size_t pack
         out->size += room - s.avail_out;
     }
     inflateEnd(&s);
+    if (code == Z_MEM_ERROR)
+        return hd_fail(HD_ENOMEM, "%s: no memory to unpack", where);
     if (status == HD_OK && (code != Z_STREAM_END || out->size != size))
         status = zip_bad(where, "packed data are damaged");
     return status;
@@ -348,8 +360,8 @@ hd_status hd_npz_read(const char *where, const hd_npz *z, int i, hd_bytes *out) 
 
 void hd_npz_close(hd_npz *z) {
     for (int i = 0; i < z->count; i++)
-        free(z->members[i].name);
-    free(z->members);
+        hd_free(z->members[i].name);
+    hd_free(z->members);
     hd_bytes_free(&z->file);
     *z = (hd_npz){0};
 }
@@ -424,7 +436,7 @@ static hd_status put_all(hd_writer *w, const char *const *names, const hd_view *
 hd_status hd_npz_write(const char *path, const char *const *names, const hd_view *views, int count) {
     if (count > 65535)
         return hd_fail(HD_EARG, "save '%s': too many arrays: got %d, expected at most 65535", path, count);
-    placed *places = calloc((size_t)count + 1, sizeof *places);
+    placed *places = hd_calloc((size_t)count + 1, sizeof *places);
     if (!places)
         return hd_fail(HD_ENOMEM, "save '%s': no memory", path);
     hd_writer *w = NULL;
@@ -435,6 +447,6 @@ hd_status hd_npz_write(const char *path, const char *const *names, const hd_view
         status = hd_writer_commit(w, false);
     else
         hd_writer_abort(w);
-    free(places);
+    hd_free(places);
     return status;
 }

@@ -86,7 +86,7 @@ static hd_status check_entry(const hd_safetensors *f, const cJSON *item, hd_safe
 static hd_status read_texts(hd_safetensors *f, const cJSON *meta) {
     if (!cJSON_IsObject(meta))
         return hd_fail(HD_EFORMAT, "'%s': __metadata__ is not an object", f->path);
-    f->texts = calloc((size_t)cJSON_GetArraySize(meta) + 1, sizeof *f->texts);
+    f->texts = hd_calloc((size_t)cJSON_GetArraySize(meta) + 1, sizeof *f->texts);
     if (!f->texts)
         return hd_fail(HD_ENOMEM, "'%s': no memory for its metadata", f->path);
     const cJSON *item;
@@ -150,7 +150,7 @@ static hd_status check_header(hd_safetensors *f) {
     int n = cJSON_GetArraySize(f->tree);
     if (n > TENSOR_CAP + 1)
         return hd_fail(HD_EFORMAT, "'%s': too many tensors: got %d, expected at most %d", f->path, n, TENSOR_CAP);
-    f->entries = calloc((size_t)n + 1, sizeof *f->entries);
+    f->entries = hd_calloc((size_t)n + 1, sizeof *f->entries);
     if (!f->entries)
         return hd_fail(HD_ENOMEM, "'%s': no memory for its header", f->path);
     const cJSON *item;
@@ -269,9 +269,9 @@ static hd_status read_header(hd_safetensors *f, size_t size) {
 
 hd_status hd_safetensors_open(const char *path, hd_safetensors **out) {
     *out = NULL;
-    hd_safetensors *f = calloc(1, sizeof *f);
-    if (!f || !(f->path = strdup(path))) {
-        free(f);
+    hd_safetensors *f = hd_calloc(1, sizeof *f);
+    if (!f || !(f->path = hd_strdup(path))) {
+        hd_free(f);
         return hd_fail(HD_ENOMEM, "'%s': no memory to open it", path);
     }
     size_t size;
@@ -314,10 +314,10 @@ void hd_safetensors_close(hd_safetensors *f) {
     if (f->fd >= 0)
         close(f->fd);
     cJSON_Delete(f->tree);
-    free(f->texts);
-    free(f->entries);
-    free(f->path);
-    free(f);
+    hd_free(f->texts);
+    hd_free(f->entries);
+    hd_free(f->path);
+    hd_free(f);
 }
 
 // Writing --------------------------------------------------------------------
@@ -455,7 +455,7 @@ static hd_status write_file(const char *path, const hd_safetensors_item **order,
 
 hd_status hd_safetensors_write(const char *path, const hd_safetensors_item *items, int count,
                                const hd_safetensors_text *texts, int ntexts, bool keep_previous) {
-    const hd_safetensors_item **order = malloc(((size_t)count + 1) * sizeof *order);
+    const hd_safetensors_item **order = hd_alloc(((size_t)count + 1) * sizeof *order);
     if (!order)
         return hd_fail(HD_ENOMEM, "save '%s': no memory for its header", path);
     for (int i = 0; i < count; i++)
@@ -470,6 +470,6 @@ hd_status hd_safetensors_write(const char *path, const hd_safetensors_item *item
     if (status == HD_OK)
         status = write_file(path, order, count, header, keep_previous);
     cJSON_free(header);
-    free(order);
+    hd_free(order);
     return status;
 }

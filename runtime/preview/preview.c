@@ -2,6 +2,7 @@
 // Layer: preview. Calls: core, the operating system. Called by: bind, tests.
 // The child is spawned, never forked: OpenMP's threads and the tensors' memory stay out of it. It inherits two
 // descriptors and nothing else; SIGINT, SIGTERM and SIGHUP are blocked in it until it has said that it ignores them.
+#include "core/alloc.h"
 #include "preview/preview_link.h"
 #include <errno.h>
 #include <fcntl.h>
@@ -104,7 +105,7 @@ static hd_status wait_for_window(hd_preview *p) {
 
 hd_status hd_preview_open(const char *title, hd_preview **out) {
     *out = NULL;
-    hd_preview *p = calloc(1, sizeof *p);
+    hd_preview *p = hd_calloc(1, sizeof *p);
     if (!p)
         return hd_fail(HD_ENOMEM, "preview: out of memory");
     int pair[2] = {-1, -1}, memory = -1;
@@ -159,7 +160,7 @@ void hd_preview_close(hd_preview *p) {
     }
     if (p->memory)
         munmap(p->memory, sizeof *p->memory);
-    free(p);
+    hd_free(p);
 }
 
 // Events ---------------------------------------------------------------------

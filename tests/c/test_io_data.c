@@ -4,6 +4,7 @@
 #include <math.h>
 #include <zlib.h>
 
+#include "core/alloc.h"
 #include "io/cifar.h"
 #include "io/font.h"
 #include "io/idx.h"
@@ -302,7 +303,7 @@ static void test_emoji_give_the_golden_pictures(void **state) {
         skip();
     hd_font font;
     assert_ok(hd_font_open(path, &font));
-    free(path);
+    hd_free(path);
     bool known = font.count == 1446; // another version has other pictures
     for (int i = 0; i < COUNT(golden) && known; i++) {
         unsigned char picture[3072];
@@ -337,7 +338,7 @@ static void test_emoji_equal_the_reference_set(void **state) {
     }
     hd_font_close(&font);
     hd_bytes_free(&expected);
-    free(path);
+    hd_free(path);
 }
 
 static void test_other_sizes_keep_the_mean(void **state) {
@@ -347,7 +348,7 @@ static void test_other_sizes_keep_the_mean(void **state) {
         skip();
     hd_font font;
     assert_ok(hd_font_open(path, &font));
-    free(path);
+    hd_free(path);
     static const int sizes[] = {8, 17, 64, 136};
     unsigned char *picture = malloc(3 * 136 * 136);
     double means[COUNT(sizes)] = {0};
