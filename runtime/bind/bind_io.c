@@ -7,10 +7,13 @@
 #include "io/file.h"
 #include "io/folder.h"
 #include "io/glyphs.h"
+#include "io/held.h"
 #include "io/image.h"
 #include "io/npy.h"
 #include "io/resample.h"
 #include "io/safetensors.h"
+#include "io/sys.h"
+#include <errno.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -73,6 +76,101 @@ static int l_folder_list(lua_State *L) {
 
 // core.folder_make(path) -> true; makes those above it too
 static int l_folder_make(lua_State *L) { return push_done(L, hd_folder_make(luaL_checkstring(L, 1))); }
+
+// core.remove_stale(folder): what dead processes have left half-written there
+static int l_remove_stale(lua_State *L) {
+    hd_file_remove_stale(luaL_checkstring(L, 1), NULL);
+    return 0;
+}
+
+// core.file_fault(nth, error): tests: the nth system call of saving from now on fails with ENOSPC, EIO, EINTR, ENOLCK
+// or is SHORT; 0 turns it off -> did the last one come to pass?
+static int l_file_fault(lua_State *L) {
+    static const char *const names[] = {"ENOSPC", "EIO", "EINTR", "ENOLCK", "SHORT", NULL};
+    static const int errors[] = {ENOSPC, EIO, EINTR, ENOLCK, HD_SHORT_COUNT};
+    lua_pushboolean(L, hd_sys_inject((int)luaL_checkinteger(L, 1), errors[luaL_checkoption(L, 2, "EIO", names)]));
+    return 1;
+}
+
+// Files that stay open -------------------------------------------------------
+
+#define HELD_NAME "hd.Held"
+
+static hd_held **check_held(lua_State *L) {
+    hd_held **h = luaL_checkudata(L, 1, HELD_NAME);
+    if (!*h)
+        hd_raisef(L, "run: it is closed");
+    return h;
+}
+
+static hd_held **push_held(lua_State *L) {
+    hd_held **h = lua_newuserdatauv(L, sizeof *h, 0);
+    *h = NULL;
+    luaL_setmetatable(L, HELD_NAME);
+    return h;
+}
+
+// core.hold(path) -> file open for appending, nil and a message
+static int l_hold(lua_State *L) {
+    const char *path = luaL_checkstring(L, 1);
+    return hd_held_open(path, push_held(L)) == HD_OK ? 1 : hd_return_failure(L);
+}
+
+// core.hold_folder(folder) -> its lock, why it cannot be locked or nil; nil and a message where it is in use
+static int l_hold_folder(lua_State *L) {
+    const char *folder = luaL_checkstring(L, 1), *unsupported;
+    if (hd_held_lock(folder, push_held(L), &unsupported) != HD_OK)
+        return hd_return_failure(L);
+    lua_pushstring(L, unsupported);
+    return 2;
+}
+
+// held:append(text) -> true: all of it or nothing
+static int l_held_append(lua_State *L) {
+    size_t size;
+    const char *text = luaL_checklstring(L, 2, &size);
+    return push_done(L, hd_held_append(*check_held(L), text, size));
+}
+
+// held:sync() -> true once it is on the disk
+static int l_held_sync(lua_State *L) { return push_done(L, hd_held_sync(*check_held(L))); }
+
+// held:read() -> all of it, also when it was removed
+static int l_held_read(lua_State *L) {
+    hd_held **h = check_held(L);
+    hd_bytes *bytes = hd_push_resource(L, sizeof *bytes, free_bytes);
+    const int at = lua_gettop(L);
+    if (hd_held_read(*h, bytes) != HD_OK)
+        return hd_return_failure(L);
+    lua_pushlstring(L, (const char *)bytes->data, bytes->size);
+    hd_release_resource(L, at);
+    return 1;
+}
+
+// held:there() -> does its path still lead to it?
+static int l_held_there(lua_State *L) {
+    lua_pushboolean(L, hd_held_there(*check_held(L)));
+    return 1;
+}
+
+// held:close(), also __gc; a lock is gone then
+static int l_held_close(lua_State *L) {
+    hd_held **h = luaL_checkudata(L, 1, HELD_NAME);
+    hd_held_close(*h);
+    *h = NULL;
+    return 0;
+}
+
+static void make_held_class(lua_State *L) {
+    static const luaL_Reg methods[] = {
+        {"append", l_held_append}, {"sync", l_held_sync},  {"read", l_held_read}, {"there", l_held_there},
+        {"close", l_held_close},   {"__gc", l_held_close}, {NULL, NULL}};
+    luaL_newmetatable(L, HELD_NAME);
+    luaL_setfuncs(L, methods, 0);
+    lua_pushvalue(L, -1);
+    lua_setfield(L, -2, "__index");
+    lua_pop(L, 1);
+}
 
 // safetensors ----------------------------------------------------------------
 
@@ -396,6 +494,10 @@ void hd_bind_io(lua_State *L) {
                                          {"path_kind", l_path_kind},
                                          {"folder_list", l_folder_list},
                                          {"folder_make", l_folder_make},
+                                         {"remove_stale", l_remove_stale},
+                                         {"file_fault", l_file_fault},
+                                         {"hold", l_hold},
+                                         {"hold_folder", l_hold_folder},
                                          {"safetensors_load", l_safetensors_load},
                                          {"safetensors_save", l_safetensors_save},
                                          {"npy_load", l_npy_load},
@@ -408,5 +510,6 @@ void hd_bind_io(lua_State *L) {
                                          {"text_boxes", l_text_boxes},
                                          {NULL, NULL}};
     luaL_setfuncs(L, functions, 0);
+    make_held_class(L);
     hd_bind_json(L);
 }

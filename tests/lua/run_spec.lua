@@ -318,6 +318,7 @@ describe("in this process", function()
       if step == 4 then break end
     end
     assert.are.equal(3, run.step)
+    run:close()
     local again <close> = assert(open { state = { w = w }, resume = true })
     assert.are.equal(3, again:resume())
     assert.are.equal(3, w:get(1))

@@ -1,4 +1,4 @@
--- hd/run/folder.lua: the folder of a run: an earlier run moved away, or its checkpoint found and compared.
+-- hd/run/folder.lua: the folder of a run: locked, an earlier run moved away, or its checkpoint found and compared.
 -- Calls: core, run/checkpoint, run/log. Called by: hd.run.
 
 local core = require "hd.core"
@@ -14,13 +14,47 @@ local function holds_run(dir)
   return core.path_kind(dir .. "/log.jsonl") or core.path_kind(dir .. "/checkpoint.safetensors")
 end
 
--- Rename an earlier run's folder to the first of DIR.1, DIR.2 … that is free; its new name, or nil and a message.
-local function move_away(dir)
+-- Make the folder and lock it for this process; nil and a message where that fails or another process has it.
+local function claim(run)
+  local made, message = core.folder_make(run.out)
+  if not made then return nil, message end
+  local lock
+  lock, message = core.hold_folder(run.out)
+  if not lock then return nil, message end
+  if message and not run.unlocked then
+    run:say(("run: '%s' cannot be locked (%s): start no second run there"):format(run.out, message))
+    run.unlocked = true
+  end
+  run.lock = lock
+  return true
+end
+
+--- The folder is ours to write into: where it has vanished since, it is made and locked again.
+---@param run hd.Run
+---@return boolean? done  true, or nil and a message
+---@return string? message
+function folder.hold(run)
+  if run.lock:there() then return true end
+  local gone = run.lock
+  local fine, message = claim(run)
+  if not fine then return nil, message end
+  gone:close()
+  run.saved_step, run.times.save = nil, -math.huge -- a checkpoint is due
+  run:say(("run: '%s' was gone: made it again"):format(run.out))
+  return true
+end
+
+-- Rename an earlier run's folder, which is locked, to the first of DIR.1, DIR.2 … that is free, and begin a new one.
+local function move_away(run)
   local k = 1
-  while core.path_kind(("%s.%d"):format(dir, k)) do k = k + 1 end
-  local moved, message = os.rename(dir, ("%s.%d"):format(dir, k))
-  if not moved then return nil, message end
-  return ("%s.%d"):format(dir, k)
+  while core.path_kind(("%s.%d"):format(run.out, k)) do k = k + 1 end
+  local name = ("%s.%d"):format(run.out, k)
+  local moved, message = os.rename(run.out, name)
+  if not moved then return nil, "cannot move the earlier run away: " .. message end
+  os.remove(name .. "/run.lock")
+  run.lock:close()
+  run:say(("moved the earlier run in '%s' to '%s'"):format(run.out, name))
+  return claim(run)
 end
 
 -- Settings --------------------------------------------------------------------------------------------------------
@@ -64,18 +98,18 @@ end
 
 -- Opening ---------------------------------------------------------------------------------------------------------
 
--- Read the folder's checkpoint into run.saved; false and a message where it is of another run or cannot be read.
+-- Read the folder's checkpoint into run.saved; nil and a message where it is of another run or cannot be read.
 local function find_checkpoint(run)
   local found, message = checkpoint.load(run.path)
   if not found then
-    if message then return false, ("run.new: cannot resume: %s"):format(message) end
+    if message then return nil, "cannot resume: " .. message end
     run:say(("nothing to resume in '%s': starting from the beginning"):format(run.out))
     return true
   end
   if message then run:say(("run: %s; going on from the checkpoint before it"):format(message)) end
   local differing = differences(found.texts, run.fixed)
   if #differing > 0 then
-    return false, ("run.new: '%s' is of a run with other settings: %s"):format(run.path, table.concat(differing, ", "))
+    return nil, ("'%s' is of a run with other settings: %s"):format(run.path, table.concat(differing, ", "))
   end
   local own, old = folder.versions(), core.json_decode(found.texts.versions or "{}")
   if own.core ~= old.core or own.hdlua ~= old.hdlua then
@@ -86,29 +120,31 @@ local function find_checkpoint(run)
   return true
 end
 
---- Make the folder of a run, find the checkpoint to go on from, and open the log.
+local function open(run, resume)
+  local fine, message = claim(run)
+  if fine and not resume and holds_run(run.out) then fine, message = move_away(run) end
+  if not fine then return nil, message end
+  core.remove_stale(run.out)
+  if resume then
+    fine, message = find_checkpoint(run)
+    if fine then fine, message = logs.trim(run.out .. "/log.jsonl", run.step) end
+    if not fine then return nil, message end
+  end
+  run.log_file, message = logs.open(run.out .. "/log.jsonl", function() return folder.hold(run) end,
+    function(text) run:say(text) end)
+  return run.log_file, message
+end
+
+--- Make and lock the folder of a run, find the checkpoint to go on from, and open the log.
 ---@param run hd.Run
 ---@param resume boolean
 ---@return boolean done  false and a message where it cannot be
 ---@return string? message
 function folder.open(run, resume)
-  if not resume and holds_run(run.out) then
-    local name, message = move_away(run.out)
-    if not name then return false, "run.new: cannot move the earlier run away: " .. message end
-    run:say(("moved the earlier run in '%s' to '%s'"):format(run.out, name))
-  end
-  local made, message = core.folder_make(run.out)
-  if not made then return false, "run.new: " .. message end
-  if resume then
-    local fine
-    fine, message = find_checkpoint(run)
-    if not fine then return false, message end
-    fine, message = logs.trim(run.out .. "/log.jsonl", run.step)
-    if not fine then return false, "run.new: " .. message end
-  end
-  run.log_file, message = logs.open(run.out .. "/log.jsonl")
-  if not run.log_file then return false, "run.new: cannot write into the folder: " .. message end
-  return true
+  local fine, message = open(run, resume)
+  if fine then return true end
+  if run.lock then run.lock:close() end
+  return false, "run.new: " .. message
 end
 
 return folder

@@ -9,7 +9,8 @@
 --       if run:due "samples" then run:show(H:sample(models, 16, { seed = 7 })) end
 --     end
 --
--- Files in the folder: checkpoint.safetensors (and .prev, the one before), log.jsonl, loss.png, samples_STEP.png.
+-- Files in the folder: checkpoint.safetensors (and .prev, the one before), log.jsonl, loss.png, samples_STEP.png; while
+-- the run is open, run.lock, so that no second one is started there.
 -- Only the clock decides what is due, so nothing done then may draw from the default generator: give it a seed.
 -- Calls: core, run/folder, checkpoint, log, progress, pictures. Called by: users' scripts.
 
@@ -75,7 +76,6 @@ function Run:seconds() return self.seconds_before + core.clock() - self.started 
 function Run:event(name, fields)
   fields.event, fields.step = name, self.step
   self.log_file:write(fields)
-  self.log_file:flush()
 end
 
 -- The learning rate of the first optimizer in the state.
@@ -125,18 +125,23 @@ function Run:save()
       batches = type(batches) == "table" and batches.state_dict and batches:state_dict() or nil,
     },
   }
-  self.log_file:flush()
   self.times.save = core.clock()
-  local done, message = checkpoint.save(self.path, tree, texts)
+  local done, message = folder.hold(self)
+  if done then
+    self.log_file:sync() -- lines of steps that the checkpoint counts as done
+    done, message = checkpoint.save(self.path, tree, texts)
+  end
   if not done then return nil, message end
   self.saved_step = step
   return true
 end
 
--- Save, and say where it failed.
+-- Save, and say where it failed, not again for the same reason.
 local function try_save(self)
   local done, message = self:save()
-  if not done then self:say("run: the checkpoint was not written: " .. message) end
+  if not done and self.trouble ~= message then self:say("run: the checkpoint was not written: " .. message) end
+  if done and self.trouble then self:say "run: the checkpoint is written again" end
+  self.trouble = not done and message or nil
   return done
 end
 
@@ -263,7 +268,7 @@ end
 -- The border between two steps.
 local function end_step(self, last)
   count_step(self)
-  if self.progress:show(self.step, self.latest, self.step == last or self.step == 1) then self.log_file:flush() end
+  self.progress:show(self.step, self.latest, self.step == last or self.step == 1)
   local wanted = serve_window(self)
   if core.interrupted() then leave(self) end
   if wanted or self:due("save", self.save_every) then try_save(self) end
@@ -323,6 +328,7 @@ function Run:close()
   self.closed = true
   self:event("end", {})
   self.log_file:close()
+  self.lock:close()
   self.progress:close()
   if self.shown then self.shown:close() end
 end

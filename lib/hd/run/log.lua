@@ -7,17 +7,20 @@ local class = require "hd.class"
 local check = require "hd.check"
 
 ---@class hd.Log
+---@field path string
 local Log = class "hd.Log"
 
 --- Open a log for appending.
 ---@param path string
+---@param ready fun(): boolean?, string?  called before each write: may the folder be written? Else nil and a message
+---@param say fun(text: string)           told once when writing begins to fail, and when it works again
 ---@return hd.Log? log  nil and a message where it cannot be written
 ---@return string? message
-local function open(path)
-  local handle, message = io.open(path, "a")
-  if not handle then return nil, message end
+local function open(path, ready, say)
+  local held, message = core.hold(path)
+  if not held then return nil, message end
   local log = Log()
-  log.path, log.handle = path, handle
+  log.path, log.held, log.ready, log.say, log.waiting = path, held, ready, say, {}
   return log
 end
 
@@ -30,16 +33,56 @@ local function plain(value)
   return out
 end
 
-
---- Write a line. It reaches the disk with the next flush.
----@param entry table  numbers, strings, booleans and tables of them
-function Log:write(entry)
-  self.handle:write(core.json_encode(entry), "\n")
+-- The log again where its folder has vanished: what was written before is still in our hands.
+local function put_back(self)
+  if self.held:there() then return true end
+  local held, message = core.hold(self.path)
+  if not held then return nil, message end
+  local text
+  text, message = self.held:read()
+  if text then text, message = held:append(text) end
+  if not text then
+    held:close()
+    return nil, message
+  end
+  self.held:close()
+  self.held = held
+  return true
 end
 
-function Log:flush() self.handle:flush() end
+-- Write the lines that wait: all of them, or none.
+local function write_out(self)
+  local fine, message = self.ready()
+  if fine then fine, message = put_back(self) end
+  if fine and self.waiting[1] then fine, message = self.held:append(table.concat(self.waiting)) end
+  if fine then self.waiting = {} end
+  return fine, message
+end
 
-function Log:close() self.handle:close() end
+--- Write a line, and those that could not be written before. Where that fails it is said once, and the lines wait.
+---@param entry table  numbers, strings, booleans and tables of them
+---@return boolean? done  true, or nil and a message
+---@return string? message
+function Log:write(entry)
+  self.waiting[#self.waiting + 1] = core.json_encode(entry) .. "\n"
+  return self:flush()
+end
+
+--- Write the lines that could not be written before.
+---@return boolean? done  true, or nil and a message
+---@return string? message
+function Log:flush()
+  local fine, message = write_out(self)
+  if fine and self.trouble then self.say "run: the log is written again, no line is missing" end
+  if not fine and not self.trouble then self.say(("run: the log has to wait: %s"):format(message)) end
+  self.trouble = not fine
+  return fine, message
+end
+
+--- See to it that all that was written outlasts a loss of power.
+function Log:sync() return self.held:sync() end
+
+function Log:close() self.held:close() end
 
 --- Iterate over the entries of a log file; lines that a crash cut short are left out.
 ---@param path string
@@ -57,19 +100,22 @@ local function entries(path)
   end
 end
 
---- Drop the lines of steps after `step`: a run that goes on from there does them again.
+--- Drop the lines of steps after `step`, which a run that goes on from there does again, and a last line that was cut
+--- short. Any other line stays as it is.
 ---@param path string
 ---@param step integer
 ---@return boolean? done  true, or nil and a message
 ---@return string? message
 local function trim(path, step)
-  if not core.path_kind(path) then return true end
-  local kept = {}
-  for entry, line in entries(path) do
-    if not entry.step or entry.step <= step then kept[#kept + 1] = line end
+  local handle <close> = io.open(path, "rb")
+  if not handle then return true end
+  local kept, dropped = {}, false
+  for line in handle:lines "L" do
+    local entry = core.json_decode(line)
+    local later = type(entry) == "table" and math.type(entry.step) == "integer" and entry.step > step
+    if later or line:sub(-1) ~= "\n" then dropped = true else kept[#kept + 1] = line end
   end
-  kept[#kept + 1] = ""
-  return core.file_write(path, table.concat(kept, "\n"))
+  return not dropped or core.file_write(path, table.concat(kept))
 end
 
 -- Add a value to the curve of that name: means over spans of `width` steps.

@@ -69,7 +69,6 @@ return function(Run)
 
   --- Draw the loss curves in the log to OUT/loss.png; done each minute and at the end.
   function Run:plot()
-    self.log_file:flush()
     local curves = logs.curves(self.log_file.path, self.step, 400, self.levels)
     if #curves == 0 then return end
     local _ <close> = core.scope()
