@@ -239,6 +239,12 @@ function hd.data.idx(images, labels) end
 ---@return hd.data.Set
 function hd.data.shapes(opts) end
 
+--- The first operation, forward or backward, whose result holds a NaN, or an infinity that its inputs did not have, is an error. It names the operation, its layer and shapes, the line that called it, and which input was not finite already. For searching: each result is read once more (at most three times slower). Without fn: `local _ <close> = hd.detect_anomaly()`; for a whole script: `hdlua --anomaly SCRIPT`.
+---@param fn? any
+---@param ... any
+---@return any results
+function hd.detect_anomaly(fn, ...) end
+
 --- Undefined contents; arguments as hd.zeros
 ---@param ... any
 ---@return hd.Tensor tensor

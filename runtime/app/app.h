@@ -23,7 +23,7 @@ typedef struct {
     int script;          // place of the script (or tool) in argv; 0: none
     bool script_is_tool; // -m
     // ours; 0 and NULL mean that nothing was asked for
-    bool help, version, strict, has_seed;
+    bool help, version, strict, anomaly, has_seed;
     int threads;
     size_t memory; // bytes
     int64_t seed;

@@ -3,6 +3,7 @@
 // Layer: app. Called by: main.c. Calls: bind (luaopen_hd_core), core.
 #include "app/app.h"
 
+#include "autograd/anomaly.h"
 #include "backend/cpu/blas.h"
 #include "bind/bind.h"
 #include "core/alloc.h"
@@ -43,6 +44,7 @@ void hd_library_start(const hd_options *options) {
         hd_set_threads(options->threads);
     if (options->memory)
         hd_alloc_set_budget(options->memory);
+    hd_set_anomaly(options->anomaly);
 }
 
 static void set_text(lua_State *L, const char *key, const char *value) {
@@ -133,6 +135,8 @@ static void publish_options(lua_State *L, const hd_options *o) {
         set_text(L, "view", o->view);
     lua_pushboolean(L, o->strict);
     lua_setfield(L, -2, "strict");
+    lua_pushboolean(L, o->anomaly);
+    lua_setfield(L, -2, "anomaly");
     lua_setfield(L, LUA_REGISTRYINDEX, "hd.options");
 }
 

@@ -30,6 +30,7 @@ static const char HELP[] =
     "  --seed N          seed of the default random generator\n"
     "  --view MODE       where pictures are shown: auto, window, png, term or off\n"
     "  --strict          an undeclared global is an error\n"
+    "  --anomaly         the first operation that gives NaN or infinity is an error that names it (slow)\n"
     "  -m TOOL [args]    run a tool of the library, as in `hdlua -m bench`\n"
     "  --doc NAME        print the documentation of NAME, as in `hdlua --doc F.conv2d`\n"
     "  --version         print the versions of hdlua and of what it stands on\n"
@@ -128,14 +129,20 @@ static const char *set_strict(hd_options *o, const char *value) {
     return NULL;
 }
 
+static const char *set_anomaly(hd_options *o, const char *value) {
+    (void)value;
+    o->anomaly = true;
+    return NULL;
+}
+
 static const struct {
     const char *name;
     bool takes_value;
     const char *(*set)(hd_options *, const char *);
 } LONG[] = {
-    {"threads", true, set_threads},  {"memory", true, set_memory}, {"seed", true, set_seed},
-    {"view", true, set_view},        {"doc", true, set_doc},       {"strict", false, set_strict},
-    {"version", false, set_version}, {"help", false, set_help},
+    {"threads", true, set_threads},  {"memory", true, set_memory},    {"seed", true, set_seed},
+    {"view", true, set_view},        {"doc", true, set_doc},          {"strict", false, set_strict},
+    {"anomaly", false, set_anomaly}, {"version", false, set_version}, {"help", false, set_help},
 };
 enum { NLONG = sizeof LONG / sizeof LONG[0] };
 

@@ -3,6 +3,7 @@
 // A node keeps what backward reads (aliases of tensors, with the version of their storage at the time) and its inputs'
 // nodes or leaves. Nodes are numbered as they are made, so descending numbers are a reverse topological order.
 #include "autograd/tape.h"
+#include "autograd/anomaly.h"
 #include "core/alloc.h"
 #include "ops/compose.h"
 #include <stdlib.h>
@@ -25,6 +26,7 @@ typedef struct hd_node {
     uint64_t number;
     uint64_t visit; // the sweep that last reached this node
     bool spent;     // swept before: what it saved is gone
+    char *place;    // where the user's program called the op, in anomaly mode
     hd_tensor *dout;
     hd_tensor *saved_out;
     uint32_t out_version;
@@ -80,6 +82,7 @@ void hd_node_release(hd_node *node) {
             }
             hd_node *done = pending;
             pending = (hd_node *)(void *)done->dout;
+            hd_free(done->place);
             hd_free(done);
         }
         if (!node)
@@ -97,6 +100,8 @@ static hd_node *node_new(const hd_op *op, int nin, const hd_op_args *args) {
     node->op = op;
     node->args = *args;
     node->nin = nin;
+    if (hd_anomaly_on)
+        node->place = hd_anomaly_copy_place();
     return node;
 }
 
@@ -149,12 +154,20 @@ static bool shares_storage(const hd_op_call *call) {
 }
 
 static hd_status run(const hd_op *op, hd_op_call *call, hd_node *node) {
+    bool was_finite = true;
+    if (hd_anomaly_on && call->inplace)
+        HD_CHECK(hd_anomaly_is_finite(call->in[0], &was_finite));
     HD_CHECK(op->forward(call));
     if (call->inplace)
         call->out->storage->version++;
     else
         call->out->is_view = shares_storage(call);
+<<<<<<< HEAD
     call->out->maker = op->name;
+=======
+    if (hd_anomaly_on)
+        HD_CHECK(hd_anomaly_check_forward(op, call, was_finite));
+>>>>>>> ca87004 (anomaly mode: name the op that made the first NaN)
     return node ? save_for_backward(node, call) : HD_OK;
 }
 
@@ -349,7 +362,12 @@ static hd_status sweep_node(hd_node *node, hd_tensor **in, hd_tensor **din, bool
                        .aux = node->op->aux,
                        .saves = node->op->saves};
     memcpy(call.saved, node->extra, sizeof call.saved);
+    bool was_finite = true;
+    if (hd_anomaly_on)
+        HD_CHECK(hd_anomaly_is_finite(node->dout, &was_finite));
     hd_status status = node->op->backward(&call);
+    if (hd_anomaly_on && status == HD_OK)
+        status = hd_anomaly_check_backward(node->op, &call, was_finite, node->place);
     drop_saved(node); // before gradients are added up, so that dout handed on has one owner
     for (int i = 0; i < node->nin; i++) {
         if (status == HD_OK && want[i])

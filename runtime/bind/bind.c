@@ -241,6 +241,17 @@ static void push_layer_path(lua_State *L) {
     lua_settop(L, top + 1);
 }
 
+void hd_push_place(lua_State *L) {
+    luaL_checkstack(L, 20, NULL);
+    push_where(L);
+    push_layer_path(L);
+    lua_concat(L, 2);
+    size_t length;
+    const char *text = lua_tolstring(L, -1, &length);
+    lua_pushlstring(L, text, length > 2 ? length - 2 : 0); // without the last ": "
+    lua_remove(L, -2);
+}
+
 int hd_raise_text(lua_State *L, const char *text) {
     luaL_checkstack(L, 20, NULL);
     push_where(L);

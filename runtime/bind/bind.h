@@ -39,6 +39,8 @@ int hd_raise(lua_State *L); // with hd_message()
 int hd_raisef(lua_State *L, const char *format, ...) __attribute__((format(printf, 2, 3)));
 int hd_return_failure(lua_State *L); // nil, hd_message()
 
+// Push "train.lua:12: unet.conv1", the place that errors name. [-0, +1, raises]
+void hd_push_place(lua_State *L);
 int hd_raise_text(lua_State *L, const char *text);
 int hd_edit_distance(const char *a, const char *b); // Levenshtein's; words above 63 letters are far away
 

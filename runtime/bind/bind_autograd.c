@@ -1,7 +1,9 @@
-// bind/bind_autograd.c: requires_grad_, backward, grad, detach, no_grad.
-// Layer: bind. Calls: autograd/tape.
+// bind/bind_autograd.c: requires_grad_, backward, grad, detach, no_grad, detect_anomaly.
+// Layer: bind. Calls: autograd/tape, autograd/anomaly.
 #include "bind/bind.h"
+#include "autograd/anomaly.h"
 #include "autograd/tape.h"
+#include <math.h>
 
 // x:requires_grad_(on) -> x: a leaf whose gradient backward collects (on is true by default)
 static int l_requires_grad_(lua_State *L) {
@@ -62,46 +64,98 @@ static int l_detach(lua_State *L) {
     return hd_box_done(L);
 }
 
+// What the guard of a run looks at before the optimizer's step: the value that was swept from, a loss.
+static double backward_value; // one that is not finite stays until it is read
+static bool has_backward_value;
+
+static hd_status note_value(const hd_tensor *y) {
+    if (hd_tensor_numel(y) != 1 || (has_backward_value && !isfinite(backward_value)))
+        return HD_OK;
+    HD_CHECK(hd_be()->sync());
+    backward_value = hd_load(hd_tensor_as_view(y).data, y->dtype, 0);
+    has_backward_value = true;
+    return HD_OK;
+}
+
+// core.backward_value() -> number or nil: the value of the last result of one element that backward was called on since
+// the last call of this function, or of the first that was not finite
+static int l_backward_value(lua_State *L) {
+    if (has_backward_value)
+        lua_pushnumber(L, backward_value);
+    else
+        lua_pushnil(L);
+    has_backward_value = false;
+    return 1;
+}
+
 // x:backward(dx): add d x / d leaf to the gradient of every leaf that x depends on; dx, the gradient of x, is needed
 // where x has more than one element. What the graph saved is released on the way.
 static int l_backward(lua_State *L) {
     hd_tensor *y = hd_check_tensor(L, 1), *dy = lua_isnoneornil(L, 2) ? NULL : hd_check_tensor(L, 2);
     hd_collect_before_sweep(L);
-    if (hd_tape_backward(y, dy) != HD_OK)
+    if (hd_tape_backward(y, dy) != HD_OK || note_value(y) != HD_OK)
         return hd_raise(L);
     return 0;
 }
 
-// no_grad -------------------------------------------------------------------------------
+// no_grad, detect_anomaly -----------------------------------------------------------------
 
-static int restore(lua_State *L, int status, lua_KContext before) {
-    hd_set_grad_enabled((bool)before);
+// A mode is a flag that holds while a function runs, or until a guard is closed.
+typedef bool mode_setter(bool on); // returns the value before
+enum { GRAD_OFF, ANOMALY };
+static mode_setter *const set_mode[] = {[GRAD_OFF] = hd_set_grad_enabled, [ANOMALY] = hd_set_anomaly};
+
+typedef struct {
+    int mode;
+    bool before;
+} guard;
+
+static int restore(lua_State *L, int status, lua_KContext context) {
+    set_mode[context >> 1](context & 1);
     if (status != LUA_OK && status != LUA_YIELD)
         return lua_error(L);
     return lua_gettop(L);
 }
 
 static int l_guard_close(lua_State *L) {
-    bool *before = luaL_checkudata(L, 1, "hd.GradGuard");
-    hd_set_grad_enabled(*before);
+    const guard *g = luaL_checkudata(L, 1, "hd.ModeGuard");
+    set_mode[g->mode](g->before);
     return 0;
 }
 
-// hd.no_grad(fn, ...) -> results of fn(...): run without recording. Without fn: `local _ <close> = hd.no_grad()`.
-static int l_no_grad(lua_State *L) {
+static int with_mode(lua_State *L, int mode, bool on) {
     if (lua_isnoneornil(L, 1)) {
-        bool *before = lua_newuserdatauv(L, sizeof *before, 0);
-        luaL_setmetatable(L, "hd.GradGuard");
-        *before = hd_set_grad_enabled(false);
+        guard *g = lua_newuserdatauv(L, sizeof *g, 0);
+        luaL_setmetatable(L, "hd.ModeGuard");
+        *g = (guard){mode, set_mode[mode](on)};
         return 1;
     }
     luaL_checktype(L, 1, LUA_TFUNCTION);
-    const bool before = hd_set_grad_enabled(false);
-    return restore(L, lua_pcallk(L, lua_gettop(L) - 1, LUA_MULTRET, 0, before, restore), before);
+    const lua_KContext context = mode << 1 | (int)set_mode[mode](on);
+    return restore(L, lua_pcallk(L, lua_gettop(L) - 1, LUA_MULTRET, 0, context, restore), context);
+}
+
+// hd.no_grad(fn, ...) -> results of fn(...): run without recording. Without fn: `local _ <close> = hd.no_grad()`.
+static int l_no_grad(lua_State *L) { return with_mode(L, GRAD_OFF, false); }
+
+// hd.detect_anomaly(fn, ...) -> results of fn(...): the first operation, forward or backward, whose result holds a NaN,
+// or an infinity that its inputs did not have, is an error. It names the operation, its layer and shapes, the line that
+// called it, and which input was not finite already. For searching: each result is read once more (at most three times
+// slower). Without fn: `local _ <close> = hd.detect_anomaly()`; for a whole script: `hdlua --anomaly SCRIPT`.
+static int l_detect_anomaly(lua_State *L) { return with_mode(L, ANOMALY, true); }
+
+// core.plant_nan(op, backward): for tests, see autograd/anomaly.h; without arguments nothing is planted any more
+static int l_plant_nan(lua_State *L) {
+    hd_anomaly_plant(lua_isnoneornil(L, 1) ? NULL : hd_op_find(luaL_checkstring(L, 1)), lua_toboolean(L, 2));
+    return 0;
 }
 
 void hd_bind_autograd(lua_State *L) {
-    static const luaL_Reg functions[] = {{"no_grad", l_no_grad}, {NULL, NULL}};
+    static const luaL_Reg functions[] = {{"no_grad", l_no_grad},
+                                         {"detect_anomaly", l_detect_anomaly},
+                                         {"plant_nan", l_plant_nan},
+                                         {"backward_value", l_backward_value},
+                                         {NULL, NULL}};
     static const luaL_Reg methods[] = {{"requires_grad_", l_requires_grad_},
                                        {"requires_grad", l_requires_grad},
                                        {"is_leaf", l_is_leaf},
@@ -110,7 +164,7 @@ void hd_bind_autograd(lua_State *L) {
                                        {"detach", l_detach},
                                        {"backward", l_backward},
                                        {NULL, NULL}};
-    luaL_newmetatable(L, "hd.GradGuard");
+    luaL_newmetatable(L, "hd.ModeGuard");
     lua_pushcfunction(L, l_guard_close);
     lua_setfield(L, -2, "__close");
     lua_pop(L, 1);

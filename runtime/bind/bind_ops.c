@@ -1,6 +1,7 @@
 // bind/bind_ops.c: every operation of ops/op_list.def as a Lua function, a method and an in-place method.
 // Layer: bind. The signature of each op is parsed once; one C function then serves them all.
 #include "bind/bind.h"
+#include "autograd/anomaly.h"
 #include "autograd/tape.h"
 #include <math.h>
 #include <stddef.h>
@@ -296,11 +297,21 @@ static bool is_options(lua_State *L, int arg) {
 
 static hd_status apply_with_retry(lua_State *L, const hd_op *op, int nin, hd_tensor **in, const hd_op_args *args,
                                   bool inplace, hd_tensor **out) {
-    const hd_status status = hd_ad_apply(op, nin, in, args, inplace, out);
-    if (status != HD_ENOMEM)
-        return status;
-    hd_collect(L); // dead tensors may hold what is missing
-    return hd_ad_apply(op, nin, in, args, inplace, out);
+    if (hd_anomaly_on) {
+        hd_push_place(L); // stays on the stack while the op runs
+        hd_anomaly_place(lua_tostring(L, -1));
+    }
+    const int top = lua_gettop(L);
+    hd_status status = hd_ad_apply(op, nin, in, args, inplace, out);
+    if (status == HD_ENOMEM) {
+        hd_collect(L); // dead tensors may hold what is missing
+        status = hd_ad_apply(op, nin, in, args, inplace, out);
+    }
+    if (hd_anomaly_on) {
+        hd_anomaly_place(NULL);
+        lua_settop(L, top - 1);
+    }
+    return status;
 }
 
 int hd_apply(lua_State *L, const hd_op *op, int nin, hd_tensor **in, const hd_op_args *args) {

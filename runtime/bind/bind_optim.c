@@ -68,18 +68,6 @@ static int l_lerp_(lua_State *L) {
     return finish(L, hd_be()->lerp(&args), a);
 }
 
-static hd_status sum_of_squares(const hd_tensor *x, double *sum) {
-    bool all[HD_MAX_DIMS];
-    hd_tensor *part;
-    for (int d = 0; d < HD_MAX_DIMS; d++)
-        all[d] = true;
-    HD_CHECK(hd_do_sum_dims(x, HD_SUMSQ, all, false, x->dtype, &part));
-    HD_CHECK(hd_be()->sync());
-    *sum += hd_load(part->storage->data, part->dtype, 0);
-    hd_tensor_release(part);
-    return HD_OK;
-}
-
 // core.grad_norm(tensors) -> number: Euclidean norm over all elements of all tensors of the list
 static int l_grad_norm(lua_State *L) {
     double sum = 0;
@@ -87,7 +75,7 @@ static int l_grad_norm(lua_State *L) {
     const lua_Integer n = (lua_Integer)lua_rawlen(L, 1);
     for (lua_Integer i = 1; i <= n; i++) {
         lua_rawgeti(L, 1, i);
-        if (sum_of_squares(hd_check_tensor(L, lua_gettop(L)), &sum) != HD_OK)
+        if (hd_do_sum_of_squares(hd_check_tensor(L, lua_gettop(L)), &sum) != HD_OK)
             return hd_raise(L);
         lua_pop(L, 1);
     }

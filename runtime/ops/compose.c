@@ -209,6 +209,19 @@ hd_status hd_do_sum_dims(const hd_tensor *x, hd_reduce op, const bool *reduced, 
     return give(hd_be()->reduce(&(hd_reduce_args){op, nred, v, y}), t, out);
 }
 
+hd_status hd_do_sum_of_squares(const hd_tensor *x, double *sum) {
+    bool all[HD_MAX_DIMS];
+    hd_tensor *part;
+    for (int d = 0; d < HD_MAX_DIMS; d++)
+        all[d] = true;
+    HD_CHECK(hd_do_sum_dims(x, HD_SUMSQ, all, false, HD_F64, &part));
+    const hd_status status = hd_be()->sync();
+    if (status == HD_OK)
+        *sum += hd_load(part->storage->data, HD_F64, 0);
+    hd_tensor_release(part);
+    return status;
+}
+
 hd_status hd_do_sum_to(hd_tensor *x, int ndim, const int64_t *shape, hd_tensor **out) {
     bool reduced[HD_MAX_DIMS], any = false;
     hd_tensor *sum;

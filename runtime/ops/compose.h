@@ -18,6 +18,7 @@ hd_status hd_do_scale(const hd_tensor *x, double factor, hd_tensor **out);
 hd_status hd_do_add_into(hd_tensor *a, const hd_tensor *b); // a += b, same shape
 hd_status hd_do_sum_dims(const hd_tensor *x, hd_reduce op, const bool *reduced, bool keepdim, hd_dtype dtype,
                          hd_tensor **out);
+hd_status hd_do_sum_of_squares(const hd_tensor *x, double *sum); // adds to *sum, waits for the back end; x is a float
 // The gradient of broadcasting: x summed down to the given shape. x retained when nothing is to be summed.
 hd_status hd_do_sum_to(hd_tensor *x, int ndim, const int64_t *shape, hd_tensor **out);
 hd_status hd_do_transposed(const hd_tensor *x, int d1, int d2, hd_tensor **out); // a view

@@ -6,32 +6,12 @@ local hd = require "hd"
 local core = require "hd.core"
 local samples = dofile "tests/ops/samples.lua"
 
+local build, call, is_float = samples.build, samples.call, samples.is_float
+
 local LAYOUTS = { "row", "last", "view" }
 local FORWARD, GRADIENT = 1e-6, 2e-6 -- relative L2 distances between cpu and ref in f32
 
--- op_list.def: list of { name =, signature =, forms = } in its order.
-local function read_ops()
-  local list = {}
-  for line in io.lines "runtime/ops/op_list.def" do
-    local name, signature, forms = line:match '^HD_OP%(([%w_]+),%s*"([^"]*)",.-"([FMI!]+)"'
-    if name then list[#list + 1] = { name = name, signature = signature, forms = forms } end
-  end
-  return list
-end
-
 -- Tensors from descriptions ---------------------------------------------------------------------------------------
-
-local DRAW = {
-  normal = function(shape, rng) return core.randn(shape, { rng = rng, dtype = "f64" }) end,
-  positive = function(shape, rng) return core.rand(shape, { rng = rng, dtype = "f64" }) * 1.7 + 0.3 end,
-  integer = function(shape, rng) return core.randint(-3, 3, shape, { rng = rng }) end,
-  columns = function(shape, rng) return core.randn(shape, { rng = rng }):channels_last() end,
-  bool = function(shape, rng) return core.randint(0, 1, shape, { rng = rng }):to "bool" end,
-  index = function(shape, rng, limit) return core.randint(1, limit, shape, { rng = rng }) end,
-  beyond = function(shape, _, limit) return core.full(shape, limit + 1, { dtype = "i64" }) end,
-}
-
-local function is_float(x) return x:dtype() == "f32" or x:dtype() == "f64" end
 
 -- The same values inside a larger tensor whose dimensions lie in the opposite order; what lies around them is NaN.
 local function as_view(x)
@@ -54,28 +34,6 @@ end
 -- The same by ops that gradients go through.
 local function moved_to_layout(x, layout) return layout == "last" and x:channels_last() or x end
 
--- The arguments of a case in row-major memory, and the places of the float tensors among them.
-local function build(case, dtype)
-  local rng, args, floats = core.rng(17), { n = #case }, {}
-  local function put(holder, key, value)
-    if samples.is_description(value) then
-      local x = DRAW[value.kind](value.shape, rng, value.limit)
-      if is_float(x) then
-        x = x:to(dtype) -- keeps the memory order
-        floats[#floats + 1] = { holder = holder, key = key }
-      end
-      holder[key] = x
-    elseif type(value) == "table" and samples.is_description(value[1]) then
-      holder[key] = {}
-      for i, inner in ipairs(value) do put(holder[key], i, inner) end
-    elseif value ~= samples.NIL then
-      holder[key] = value
-    end
-  end
-  for i, value in ipairs(case) do put(args, i, value) end
-  return args, floats
-end
-
 -- Every tensor of the arguments in another layout.
 local function lay_out(args, layout)
   for i = 1, args.n do
@@ -87,12 +45,6 @@ local function lay_out(args, layout)
     end
   end
   return args
-end
-
-local function call(op, case, args)
-  local f = case.call or samples.ops[op.name].call
-  if f then return f(core.op, table.unpack(args, 1, args.n)) end
-  return core.op[op.name](table.unpack(args, 1, args.n))
 end
 
 -- Comparison ------------------------------------------------------------------------------------------------------
@@ -206,7 +158,7 @@ end
 
 -- Tests -----------------------------------------------------------------------------------------------------------
 
-local listed = read_ops()
+local listed = samples.list()
 
 describe("op list", function()
   it("has samples for every op, and none for others", function()

@@ -1,4 +1,5 @@
--- tests/ops/samples.lua: sample calls for every op of runtime/ops/op_list.def; tests/lua/ops_spec.lua runs them.
+-- tests/ops/samples.lua: sample calls for every op of runtime/ops/op_list.def; tests/lua/ops_spec.lua and
+-- nan_spec.lua run them.
 -- ops.NAME = { case, case, ..., errors = { ... } }. A case lists the arguments in order, tensors as descriptions:
 --   t{2, 3}                 normal numbers                     t({2, 3}, "positive")   0.3 to 2
 --   t({2, 3}, "index", 7)   i64, 1 to 7                        t({2, 3}, "bool")
@@ -6,6 +7,8 @@
 -- ref must agree bit for bit), layouts (those of the spec by default), tolerance = relative L2 distance allowed between
 -- cpu and ref in f32 (default 1e-6).
 -- An error lists arguments too; `match` must stand in the message. Shapes are odd, or 1, or 0 on purpose.
+
+local core = require "hd.core"
 
 local samples = { NIL = {} } -- NIL stands for an argument that is nil
 
@@ -410,5 +413,59 @@ ops.mse_loss = {
   { t { 3, 5 }, t { 3, 5 } }, { t { 2, 3, 5, 3 }, t { 2, 3, 5, 3 } }, { t {}, t {} },
   errors = { { t { 3, 5 }, t { 5 }, match = "%[3,5%].*%[5%]" }, { t { 3 }, 1, match = "tensor" } },
 }
+
+-- Reading and calling ------------------------------------------------------------------------------------------------
+
+--- The ops of op_list.def in its order.
+---@return { name: string, signature: string, forms: string, backward: boolean }[]
+function samples.list()
+  local list = {}
+  for line in io.lines "runtime/ops/op_list.def" do
+    local name, signature, backward, forms = line:match '^HD_OP%(([%w_]+),%s*"([^"]*)", [%w_]+, (%u+),.-"([FMI!]+)"'
+    list[#list + 1] = name and { name = name, signature = signature, forms = forms, backward = backward == "YES" }
+  end
+  return list
+end
+
+local DRAW = {
+  normal = function(shape, rng) return core.randn(shape, { rng = rng, dtype = "f64" }) end,
+  positive = function(shape, rng) return core.rand(shape, { rng = rng, dtype = "f64" }) * 1.7 + 0.3 end,
+  integer = function(shape, rng) return core.randint(-3, 3, shape, { rng = rng }) end,
+  columns = function(shape, rng) return core.randn(shape, { rng = rng }):channels_last() end,
+  bool = function(shape, rng) return core.randint(0, 1, shape, { rng = rng }):to "bool" end,
+  index = function(shape, rng, limit) return core.randint(1, limit, shape, { rng = rng }) end,
+  beyond = function(shape, _, limit) return core.full(shape, limit + 1, { dtype = "i64" }) end,
+}
+
+function samples.is_float(x) return x:dtype() == "f32" or x:dtype() == "f64" end
+
+--- The arguments of a case in row-major memory, and the places of the float tensors among them.
+function samples.build(case, dtype)
+  local rng, args, floats = core.rng(17), { n = #case }, {}
+  local function put(holder, key, value)
+    if samples.is_description(value) then
+      local x = DRAW[value.kind](value.shape, rng, value.limit)
+      if samples.is_float(x) then
+        x = x:to(dtype) -- keeps the memory order
+        floats[#floats + 1] = { holder = holder, key = key }
+      end
+      holder[key] = x
+    elseif type(value) == "table" and samples.is_description(value[1]) then
+      holder[key] = {}
+      for i, inner in ipairs(value) do put(holder[key], i, inner) end
+    elseif value ~= samples.NIL then
+      holder[key] = value
+    end
+  end
+  for i, value in ipairs(case) do put(args, i, value) end
+  return args, floats
+end
+
+--- Call an op with the arguments of one of its cases.
+function samples.call(op, case, args)
+  local f = case.call or samples.ops[op.name].call
+  if f then return f(core.op, table.unpack(args, 1, args.n)) end
+  return core.op[op.name](table.unpack(args, 1, args.n))
+end
 
 return samples
