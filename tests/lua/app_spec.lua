@@ -197,8 +197,8 @@ describe("an option of hdlua", function()
     local out, _, code = run "--help"
     assert.are.equal(0, code)
     for _, word in ipairs {
-      "-e", "-i", "-l", "-v", "-E", "-W", "-m", "--threads", "--memory", "--seed", "--view", "--strict", "--doc", "--anomaly",
-      "--version", "--help",
+      "-e", "-i", "-l", "-v", "-E", "-W", "-m", "--threads", "--memory", "--seed", "--view", "--strict", "--doc",
+      "--anomaly", "--version", "--help",
     } do
       assert.truthy(out:find("\n  " .. word, 1, true), word)
     end
