@@ -127,9 +127,16 @@ static void memory_order(const hd_tensor *x, int *order) {
     }
 }
 
+bool hd_tensor_is_expanded(const hd_tensor *x) {
+    for (int d = 0; d < x->ndim; d++)
+        if (x->strides[d] == 0 && x->shape[d] > 1)
+            return true;
+    return false;
+}
+
 hd_status hd_tensor_new_like(const hd_tensor *x, hd_dtype dtype, hd_tensor **out) {
     HD_CHECK(hd_tensor_new(dtype, x->ndim, x->shape, HD_ROW_MAJOR, out));
-    if (hd_tensor_is_contiguous(x) || !hd_tensor_is_dense(x))
+    if (hd_tensor_is_contiguous(x) || hd_tensor_is_expanded(x))
         return HD_OK;
     int order[HD_MAX_DIMS];
     memory_order(x, order);

@@ -47,7 +47,7 @@ typedef enum {
 } hd_layout;
 
 hd_status hd_tensor_new(hd_dtype dtype, int ndim, const int64_t *shape, hd_layout layout, hd_tensor **out);
-// A tensor of x's shape and, where x is dense, of x's memory order.
+// A tensor of x's shape and, unless x is expanded, of x's memory order; it is dense even where x has gaps.
 hd_status hd_tensor_new_like(const hd_tensor *x, hd_dtype dtype, hd_tensor **out);
 // A new header on the same storage with given shape and strides; checked only by assert: callers prove the range.
 hd_status hd_tensor_view(const hd_tensor *x, int ndim, const int64_t *shape, const int64_t *strides, int64_t offset,
@@ -62,6 +62,7 @@ hd_view hd_tensor_as_view(const hd_tensor *x);       // NULL gives a view with d
 bool hd_tensor_is_contiguous(const hd_tensor *x);    // row-major without gaps
 bool hd_tensor_is_channels_last(const hd_tensor *x); // dense with dimension 1 fastest, ndim >= 3
 bool hd_tensor_is_dense(const hd_tensor *x);         // some order of the dimensions has no gaps or overlap
+bool hd_tensor_is_expanded(const hd_tensor *x);      // some elements share memory: an extent > 1 with stride 0
 bool hd_same_shape(const hd_tensor *a, const hd_tensor *b);
 
 // "[2,3,32,32]" into a small ring of thread-local buffers (8 deep), for messages.

@@ -154,6 +154,21 @@ hd_status hd_do_scale(const hd_tensor *x, double factor, hd_tensor **out) {
     return hd_do_unary(HD_SCALE, x, factor, 0, out);
 }
 
+// True when x can say in which memory order a result of this shape shall lie.
+static bool is_model(const hd_tensor *x, int ndim, const int64_t *shape) {
+    return x && x->ndim == ndim && memcmp(x->shape, shape, (size_t)ndim * sizeof *shape) == 0 &&
+           !hd_tensor_is_expanded(x);
+}
+
+hd_status hd_new_result(hd_dtype dtype, int ndim, const int64_t *shape, const hd_tensor *a, const hd_tensor *b,
+                        hd_tensor **out) {
+    if (is_model(a, ndim, shape))
+        return hd_tensor_new_like(a, dtype, out);
+    if (is_model(b, ndim, shape))
+        return hd_tensor_new_like(b, dtype, out);
+    return hd_tensor_new(dtype, ndim, shape, HD_ROW_MAJOR, out);
+}
+
 hd_status hd_do_binary(hd_binary op, const hd_tensor *a, const hd_tensor *b, hd_tensor **out) {
     int ndim;
     int64_t shape[HD_MAX_DIMS];
@@ -161,10 +176,7 @@ hd_status hd_do_binary(hd_binary op, const hd_tensor *a, const hd_tensor *b, hd_
     *out = NULL;
     HD_CHECK(hd_broadcast("arithmetic", a, b, &ndim, shape));
     const hd_dtype dtype = op >= HD_LT && op <= HD_OR ? HD_BOOL : a->dtype;
-    const hd_tensor *model = a->ndim == ndim && memcmp(a->shape, shape, (size_t)ndim * sizeof *shape) == 0   ? a
-                             : b->ndim == ndim && memcmp(b->shape, shape, (size_t)ndim * sizeof *shape) == 0 ? b
-                                                                                                             : NULL;
-    HD_CHECK(model ? hd_tensor_new_like(model, dtype, &y) : hd_tensor_new(dtype, ndim, shape, HD_ROW_MAJOR, &y));
+    HD_CHECK(hd_new_result(dtype, ndim, shape, a, b, &y));
     return give(
         hd_be()->binary(&(hd_binary_args){op, hd_view_broadcast(hd_tensor_as_view(a), ndim, shape),
                                           hd_view_broadcast(hd_tensor_as_view(b), ndim, shape), hd_tensor_as_view(y)}),

@@ -5,8 +5,11 @@
 
 #include "ops/op.h"
 
-hd_status hd_do_copy(const hd_tensor *x, hd_tensor *y);                       // y = x, same shape, types may differ
-hd_status hd_do_cast(hd_tensor *x, hd_dtype dtype, hd_tensor **out);          // x retained when it has the type
+hd_status hd_do_copy(const hd_tensor *x, hd_tensor *y);              // y = x, same shape, types may differ
+hd_status hd_do_cast(hd_tensor *x, hd_dtype dtype, hd_tensor **out); // x retained when it has the type
+// The result of an operation on a and b (either may be NULL): in the memory order of the first that has its shape.
+hd_status hd_new_result(hd_dtype dtype, int ndim, const int64_t *shape, const hd_tensor *a, const hd_tensor *b,
+                        hd_tensor **out);
 hd_status hd_do_clone(const hd_tensor *x, hd_layout layout, hd_tensor **out); // dense copy
 hd_status hd_do_contiguous(hd_tensor *x, hd_tensor **out);                    // x retained when row-major already
 hd_status hd_do_channels_last(hd_tensor *x, hd_tensor **out);                 // x retained when channels-last already

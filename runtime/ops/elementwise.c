@@ -99,7 +99,6 @@ static hd_status result_shape(const hd_tensor *a, const hd_tensor *b, int *ndim,
 
 static hd_status binary_output(hd_op_call *c, hd_dtype dtype, const hd_tensor *a, const hd_tensor *b, int ndim,
                                const int64_t *shape) {
-    const hd_tensor *candidates[2] = {a, b};
     if (c->inplace) {
         hd_tensor *x = c->in[0];
         if (x->ndim != ndim || memcmp(x->shape, shape, (size_t)ndim * sizeof *shape) != 0)
@@ -111,11 +110,7 @@ static hd_status binary_output(hd_op_call *c, hd_dtype dtype, const hd_tensor *a
         c->out = hd_tensor_retain(x);
         return HD_OK;
     }
-    for (int i = 0; i < 2; i++)
-        if (candidates[i] && candidates[i]->ndim == ndim && hd_tensor_is_dense(candidates[i]) &&
-            memcmp(candidates[i]->shape, shape, (size_t)ndim * sizeof *shape) == 0)
-            return hd_tensor_new_like(candidates[i], dtype, &c->out);
-    return hd_tensor_new(dtype, ndim, shape, HD_ROW_MAJOR, &c->out);
+    return hd_new_result(dtype, ndim, shape, a, b, &c->out);
 }
 
 // What backward will read, given which operands need a gradient.
@@ -318,11 +313,8 @@ hd_status hd_where_forward(hd_op_call *c) {
         v[i] = cast[i] ? hd_tensor_as_view(cast[i]) : number_view(c->args->value, dtype, &cell);
         v[i] = hd_view_broadcast(v[i], ndim, shape);
     }
-    const hd_tensor *model = cast[0] ? cast[0] : cast[1];
     if (status == HD_OK)
-        status = model->ndim == ndim && memcmp(model->shape, shape, (size_t)ndim * sizeof *shape) == 0
-                     ? hd_tensor_new_like(model, dtype, &c->out)
-                     : hd_tensor_new(dtype, ndim, shape, HD_ROW_MAJOR, &c->out);
+        status = hd_new_result(dtype, ndim, shape, cast[0], cast[1], &c->out);
     if (status == HD_OK)
         status = hd_be()->where(&(hd_where_args){hd_view_broadcast(hd_tensor_as_view(cond), ndim, shape), v[0], v[1],
                                                  hd_tensor_as_view(c->out)});
