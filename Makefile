@@ -58,7 +58,8 @@ FLAGS_avx512 := -mavx512f -mavx512dq -mavx512bw -mavx512vl -mfma -mprefer-vector
 
 OBJECTS := $(SOURCES:%.c=$(BUILD)/%.o) $(foreach isa,$(ISAS),$(KERNELS:%.c=$(BUILD)/%.$(isa).o))
 C_FILES := $(wildcard runtime/*/*.[ch] runtime/*/*/*.[ch] tests/*/*.[ch])
-TESTS   := $(patsubst tests/c/%.c,$(BUILD)/tests/%,$(wildcard tests/c/test_*.c))
+TESTS   := $(patsubst tests/c/%.c,$(BUILD)/tests/%,$(wildcard tests/c/test_*.c)) \
+           $(patsubst tests/fuzz/%.c,$(BUILD)/tests/test_%,$(wildcard tests/fuzz/fuzz_*.c))
 HDLUA   := $(BUILD)/hdlua
 
 .PHONY: all
@@ -83,6 +84,11 @@ PROCESS := $(BUILD)/tests/process.so
 $(PROCESS): tests/crash/process.c Makefile
 	@mkdir -p $(@D)
 	$(CC) $(CPPFLAGS) $(filter-out -fopenmp -fPIE,$(CFLAGS)) -fPIC -shared -o $@ $<
+
+# A fuzz target without a fuzzer: it runs its seeds.
+$(BUILD)/tests/test_fuzz_%: tests/fuzz/fuzz_%.c $(TESTED) $(BUILD)/runtime/app/options.o
+	@mkdir -p $(@D)
+	$(CC) $(CPPFLAGS) $(CFLAGS) $(LDFLAGS) '-DFUZZ_SEEDS="tests/fuzz/seeds/$*"' -MMD -MP -o $@ $^ $(LIBS)
 
 $(BUILD)/%.o: %.c Makefile
 	@mkdir -p $(@D)
@@ -118,8 +124,8 @@ uninstall: ## remove what install put there
 
 # Check ----------------------------------------------------------------------
 .PHONY: test test-c test-lua crash lint lint-gcc lint-clang lint-lua lint-format lint-layers lint-docs objects
-test: all $(TESTS) $(PROCESS) ## run all tests: cmocka, and busted under hdlua
-	@sh tests/run.sh $(BUILD) $(or $(SPEC),c lua crash)
+test: all $(TESTS) $(PROCESS) $(if $(filter fuzz%,$(or $(SPEC),fuzz)),fuzzers) ## run all tests: cmocka, busted under hdlua, fuzz targets
+	@sh tests/run.sh $(BUILD) $(or $(SPEC),c lua crash fuzz)
 
 crash: all $(PROCESS) ## kill, stop and interrupt runs at random moments, in the long form
 	@HDLUA_LONG=1 sh tests/run.sh $(BUILD) crash
@@ -157,20 +163,30 @@ lint-layers:
 lint-docs:
 	$(HDLUA) scripts/gen_docs.lua --check
 
-# Parsers under clang's libFuzzer. FUZZ_SECONDS is the time for each; what they find stays in BUILD/fuzz.
+# Readers and operations under clang's libFuzzer (tests/fuzz). FUZZ_SECONDS is the time for each target; what they find
+# stays in BUILD/fuzz.
 FUZZ_SECONDS ?= 60
-FUZZERS      := $(patsubst tests/fuzz/fuzz_%.c,$(BUILD)/fuzz/%,$(wildcard tests/fuzz/fuzz_*.c))
-FUZZED       := $(filter-out runtime/io/audio%.c,$(wildcard runtime/io/*.c)) $(patsubst %,runtime/core/%.c,alloc dtype rng status)
-.PHONY: fuzz
-fuzz: $(FUZZERS) ## fuzz the readers of files, FUZZ_SECONDS each
-	@for f in $(FUZZERS); do mkdir -p $$f.corpus; echo $$f; \
-	  $$f -max_total_time=$(FUZZ_SECONDS) -timeout=5 -rss_limit_mb=1024 -artifact_prefix=$$f- -verbosity=0 \
-	    $$f.corpus tests/fuzz/seeds/$$(basename $$f) || exit 1; done
+FUZZ_FLAGS   := -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all
+FUZZERS      := $(patsubst tests/fuzz/%.c,$(BUILD)/%,$(wildcard tests/fuzz/fuzz_*.c))
+.PHONY: fuzz fuzzers fuzz-programs
+fuzz: fuzzers ## fuzz the readers of files and the operations, FUZZ_SECONDS each
+	@HDLUA_LONG=1 FUZZ_SECONDS=$(FUZZ_SECONDS) sh tests/run.sh $(BUILD) fuzz
 
-$(BUILD)/fuzz/%: tests/fuzz/fuzz_%.c $(FUZZED) $(wildcard runtime/io/*.h tests/fuzz/*.h) Makefile
-	@mkdir -p $(@D)
-	clang $(CPPFLAGS) -std=c11 -g -O1 -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all -o $@ $< $(FUZZED) \
-	  -lcjson -lz -lm -lpthread
+fuzzers:
+	@mkdir -p $(BUILD)/fuzz
+	@if echo 'int LLVMFuzzerTestOneInput(void) { return 0; }' | clang -fsanitize=fuzzer -o $(BUILD)/fuzz/probe -x c - 2>&-; then \
+	  $(MAKE) -s --no-print-directory SETUP=no CC=clang BUILD=$(BUILD)/fuzz OPT=-O1 EXTRA="$(FUZZ_FLAGS)" fuzz-programs; \
+	else echo "clang's libFuzzer is missing: no fuzz targets"; fi
+
+fuzz-programs: $(FUZZERS)
+
+# An archive, so that a reader's target carries that reader alone.
+$(BUILD)/hdlua.a: $(TESTED) $(BUILD)/runtime/app/options.o
+	rm -f $@
+	ar rc $@ $^
+
+$(BUILD)/fuzz_%: tests/fuzz/fuzz_%.c $(BUILD)/hdlua.a $(wildcard tests/fuzz/*.h)
+	$(CC) $(CPPFLAGS) $(CFLAGS) $(LDFLAGS) -fsanitize=fuzzer -o $@ $< $(BUILD)/hdlua.a $(LIBS)
 
 # Care -----------------------------------------------------------------------
 .PHONY: docs format size clean help

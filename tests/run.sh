@@ -1,9 +1,10 @@
 #!/bin/sh
-# tests/run.sh BUILD c|lua|crash|NAME...: runs the C tests (BUILD/tests/test_*), the Lua specs (tests/lua/*_spec.lua), those
-# that kill and interrupt whole runs (tests/crash/*_spec.lua), or those named (`ops` or `test_tensor`), each in a process
-# of its own. Prints one line for each with the counts that it tells (`count: ...`), the whole output of those that failed,
-# and at the end `tests: N passed, N failed`. A crash, a hang and a file without tests count as failures; a test that was
-# skipped counts as neither. HDLUA_LONG=1 asks for the long form of those that have one.
+# tests/run.sh BUILD c|lua|crash|fuzz|NAME...: runs the C tests (BUILD/tests/test_*), the Lua specs (tests/lua/*_spec.lua),
+# those that kill and interrupt whole runs (tests/crash/*_spec.lua), the fuzz targets (tests/fuzz/fuzz_*), or those named
+# (`ops`, `test_tensor` or `fuzz_image`), each in a process of its own. Prints one line for each with the counts that it
+# tells (`count: ...`), the whole output of those that failed, and at the end `tests: N passed, N failed`. A crash, a hang
+# and a file without tests count as failures; a test that was skipped counts as neither. HDLUA_LONG=1 asks for the long
+# form of those that have one.
 build=$1
 shift
 export HDLUA="$PWD/$build/hdlua"
@@ -46,6 +47,11 @@ for what; do
     crash) for spec in tests/crash/*_spec.lua; do
         run "$(basename "$spec" _spec.lua)" "$HDLUA" tests/run.lua -o plainTerminal "$spec"
     done ;;
+    fuzz) for target in tests/fuzz/fuzz_*.c; do
+        program=$build/fuzz/$(basename "$target" .c)
+        if [ -x "$program" ]; then run "$(basename "$program")" sh tests/fuzz/run.sh "$program"; fi
+    done ;;
+    fuzz_*) run "$what" sh tests/fuzz/run.sh "$build/fuzz/$what" ;;
     test_*) run "$what" "$build/tests/$what" ;;
     *) run "$what" "$HDLUA" tests/run.lua -o plainTerminal tests/*/"${what}_spec.lua" ;;
     esac

@@ -135,8 +135,9 @@ static hd_status read_subtable(const char *where, table *cblc, table *cbdt, size
     return HD_OK;
 }
 
-// All glyphs 0 to 65535.
-static hd_status read_places(const char *where, const hd_bytes *file, place *places, size_t *data_start) {
+// The pictures of glyphs 0 to *last, the last one of the only strike; the caller frees *places, also on failure.
+static hd_status read_places(const char *where, const hd_bytes *file, place **places, uint32_t *last,
+                             size_t *data_start) {
     table cblc, cbdt;
     HD_CHECK(find_table(where, file, "CBLC", &cblc));
     HD_CHECK(find_table(where, file, "CBDT", &cbdt));
@@ -145,15 +146,19 @@ static hd_status read_places(const char *where, const hd_bytes *file, place *pla
         return bad(where, "expected one size of pictures");
     size_t array = u32(&cblc, 8);
     uint32_t count = u32(&cblc, 16);
+    *last = u16(&cblc, 50);
+    *places = hd_calloc(*last + 1, sizeof **places);
+    if (!*places)
+        return hd_fail(HD_ENOMEM, "%s: no memory for its list of pictures", where);
     uint32_t next = 0; // ranges rise, so that no glyph is read twice
     for (uint32_t i = 0; i < count; i++) {
         size_t at = array + 8 * (size_t)i;
-        uint32_t first = u16(&cblc, at), last = u16(&cblc, at + 2);
+        uint32_t from = u16(&cblc, at), to = u16(&cblc, at + 2);
         size_t sub = array + u32(&cblc, at + 4);
-        if (cblc.broken || first < next || last < first)
+        if (cblc.broken || from < next || to < from || to > *last)
             return bad(where, "its index is damaged");
-        HD_CHECK(read_subtable(where, &cblc, &cbdt, sub, first, last, places));
-        next = last + 1;
+        HD_CHECK(read_subtable(where, &cblc, &cbdt, sub, from, to, *places));
+        next = to + 1;
     }
     return HD_OK;
 }
@@ -176,7 +181,7 @@ static hd_status find_groups(const char *where, const hd_bytes *file, table *cma
 
 // Walk the groups (first code, last code, first glyph) and list the code points with a picture. glyphs == NULL: count.
 static hd_status walk_groups(const char *where, table *cmap, size_t at, uint32_t groups, const place *places,
-                             size_t data_start, hd_font_glyph *glyphs, int *count) {
+                             uint32_t last_glyph, size_t data_start, hd_font_glyph *glyphs, int *count) {
     uint32_t next = 0;
     *count = 0;
     for (uint32_t i = 0; i < groups; i++, at += 12) {
@@ -184,7 +189,7 @@ static hd_status walk_groups(const char *where, table *cmap, size_t at, uint32_t
         if (first < next || last < first || last > 0x10FFFF)
             return bad(where, "its character map is damaged");
         next = last + 1;
-        for (uint32_t code = first; code <= last && glyph <= 65535; code++, glyph++) {
+        for (uint32_t code = first; code <= last && glyph <= last_glyph; code++, glyph++) {
             if (places[glyph].length == 0)
                 continue;
             if (glyphs)
@@ -195,27 +200,25 @@ static hd_status walk_groups(const char *where, table *cmap, size_t at, uint32_t
     return HD_OK;
 }
 
-static hd_status list_glyphs(const char *where, hd_font *f, place *places) {
+static hd_status list_glyphs(const char *where, hd_font *f, place **places) {
     size_t data_start = 0, at = 0;
-    uint32_t groups = 0;
+    uint32_t last = 0, groups = 0;
     table cmap = {0};
     int count;
-    HD_CHECK(read_places(where, &f->file, places, &data_start));
+    HD_CHECK(read_places(where, &f->file, places, &last, &data_start));
     HD_CHECK(find_groups(where, &f->file, &cmap, &at, &groups));
-    HD_CHECK(walk_groups(where, &cmap, at, groups, places, data_start, NULL, &count));
+    HD_CHECK(walk_groups(where, &cmap, at, groups, *places, last, data_start, NULL, &count));
     if (count == 0)
         return bad(where, "it has no pictures");
     f->glyphs = hd_alloc((size_t)count * sizeof *f->glyphs);
     if (!f->glyphs)
         return hd_fail(HD_ENOMEM, "%s: no memory for its list of pictures", where);
-    return walk_groups(where, &cmap, at, groups, places, data_start, f->glyphs, &f->count);
+    return walk_groups(where, &cmap, at, groups, *places, last, data_start, f->glyphs, &f->count);
 }
 
 hd_status hd_font_parse(const char *where, hd_font *f) {
-    place *places = hd_calloc(65536, sizeof *places);
-    if (!places)
-        return hd_fail(HD_ENOMEM, "%s: no memory for its list of pictures", where);
-    hd_status status = list_glyphs(where, f, places);
+    place *places = NULL;
+    hd_status status = list_glyphs(where, f, &places);
     hd_free(places);
     return status;
 }

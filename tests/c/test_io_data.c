@@ -197,7 +197,8 @@ static void test_jpeg_structure_is_checked_before_decoding(void **state) {
         {"\xFF\xD8\xFF\xDA\x00\x08\x01\x01\x00\x00\x3F\x00\xFF\xD9", 14, "table that is not there"},
         {"\xFF\xD8\xFF\xC4\x00\x05\x00\x00\x00", 9, "Huffman table"},
         {"\xFF\xD8\xFF\xC4\x00\x14\x00\x03\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0", 24, "Huffman table"},
-        {"GIF89a", 6, "neither a PNG nor a JPEG"},
+        {"GIF89a", 6, "got a GIF file, expected PNG or JPEG"},
+        {"text", 4, "neither a PNG nor a JPEG"},
         {"", 0, "neither a PNG nor a JPEG"},
     };
     for (int i = 0; i < COUNT(bad); i++) {
@@ -368,9 +369,10 @@ static void set16(unsigned char *p, int v) {
     p[1] = (unsigned char)v;
 }
 
+enum { CMAP = 64, CBLC = 104, CBDT = 184 }; // where the tables of the tiny font stand
+
 // The smallest font that counts: glyph 1 has a picture, code point 0x41 shows it.
 static size_t tiny_font(unsigned char *f) {
-    enum { CMAP = 64, CBLC = 104, CBDT = 184 };
     memset(f, 0, CBDT);
     set16(f + 4, 3);
     static const char *const tags[] = {"CBDT", "CBLC", "cmap"};
@@ -393,6 +395,7 @@ static size_t tiny_font(unsigned char *f) {
     put32(f + CBLC + 4, 1);                         // one strike
     put32(f + CBLC + 8, 56);                        // its index array
     put32(f + CBLC + 16, 1);                        // with one subtable
+    set16(f + CBLC + 50, 1);                        // last glyph of the strike
     set16(f + CBLC + 56, 1);                        // first glyph
     set16(f + CBLC + 58, 1);                        // last glyph
     put32(f + CBLC + 60, 8);                        // the subtable, behind the array
@@ -429,6 +432,10 @@ static void test_font_refuses_cuts_and_survives_changed_bytes(void **state) {
     assert_ok(hd_font_picture(&font, 0, 8, picture));
     assert_int_equal(picture[0], 255); // two white rows above, in a cell of their own
     hd_font_close(&font);
+    bytes[CBLC + 51] = 0; // the strike ends before the subtable's glyph
+    assert_fails(parse_font(bytes, size, &font), HD_EFORMAT, "its index is damaged");
+    hd_font_close(&font);
+    bytes[CBLC + 51] = 1;
     for (size_t n = 0; n < size; n++) {
         assert_int_equal(parse_font(bytes, n, &font), HD_EFORMAT);
         hd_font_close(&font);

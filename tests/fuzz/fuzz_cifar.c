@@ -1,9 +1,21 @@
-// tests/fuzz/fuzz_cifar.c: the input as a CIFAR-10 file and as an IDX file, plain or packed.
+// tests/fuzz/fuzz_cifar.c: the input as a CIFAR-10 file.
+#define FUZZ_MENDS
 #include "fuzz.h"
 #include "io/cifar.h"
-#include "io/idx.h"
 
-static void read_cifar(const char *path) {
+enum { RECORD = 3073 };
+
+// Whole records.
+static size_t mend(uint8_t *data, size_t size, size_t max) {
+    const size_t whole = (size + RECORD - 1) / RECORD * RECORD;
+    if (whole > max)
+        return size / RECORD * RECORD;
+    memset(data + size, 0, whole - size);
+    return whole;
+}
+
+static void one_input(const uint8_t *data, size_t size) {
+    const char *path = as_file(data, size);
     int64_t count;
     if (hd_cifar_count(path, &count) != HD_OK)
         return;
@@ -11,25 +23,10 @@ static void read_cifar(const char *path) {
     int64_t *labels = hd_alloc((size_t)count * sizeof *labels);
     if (!pixels || !labels)
         abort();
-    hd_cifar_read(path, count, pixels, labels);
+    if (hd_cifar_read(path, count, pixels, labels) == HD_OK)
+        for (int64_t i = 0; i < count; i++)
+            if (labels[i] < 1 || labels[i] > 10 || memcmp(pixels + i * 3072, data + i * RECORD + 1, 3072) != 0)
+                complain("is read wrong");
     hd_free(pixels);
     hd_free(labels);
-}
-
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
-    int fd;
-    const char *path = as_file(data, size, &fd);
-    read_cifar(path);
-    hd_bytes file;
-    hd_idx idx;
-    if (hd_file_read_gz(path, (size_t)1 << 24, &file) == HD_OK && hd_idx_parse("input", &file, &idx) == HD_OK) {
-        size_t n = file.size - (size_t)(idx.data - file.data);
-        volatile uint8_t sum = 0;
-        for (size_t i = 0; i < n; i++)
-            sum = (uint8_t)(sum + idx.data[i]);
-    }
-    hd_bytes_free(&file);
-    close(fd);
-    expect_no_memory();
-    return 0;
 }

@@ -117,7 +117,7 @@ describe("odd and damaged pictures", function()
     end
     assert.are.equal(111, n)
     assert.is_true(#expected >= 91)
-    print(("robust png: %d pictures have the reference's bytes"):format(#expected))
+    print(("\ncount: %d pictures have the reference's bytes"):format(#expected))
   end)
 
   it("in BMP are refused by name, with what is read instead", function()
@@ -128,7 +128,7 @@ describe("odd and damaged pictures", function()
       assert.is_nil(x, entry.file)
       assert.matches("got a BMP file, expected PNG or JPEG", message, 1, true)
     end
-    print(("robust bmp: %d refused by name"):format(#list))
+    print(("\ncount: bmp: %d refused by name"):format(#list))
     assert.are.equal(33, #list)
   end)
 

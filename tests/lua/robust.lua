@@ -38,7 +38,7 @@ function robust.decide(format, read, check)
     counts[entry.expected] = counts[entry.expected] + 1
     if data and check then check(entry, data) end
   end
-  print(("robust %s: %d read and %d refused as expected, %d either way"):format(
+  print(("\ncount: %s: %d read and %d refused as expected, %d either way"):format(
     format, counts.accept, counts.reject, counts.either))
   return #list
 end
