@@ -162,12 +162,9 @@ static hd_status run(const hd_op *op, hd_op_call *call, hd_node *node) {
         call->out->storage->version++;
     else
         call->out->is_view = shares_storage(call);
-<<<<<<< HEAD
     call->out->maker = op->name;
-=======
     if (hd_anomaly_on)
         HD_CHECK(hd_anomaly_check_forward(op, call, was_finite));
->>>>>>> ca87004 (anomaly mode: name the op that made the first NaN)
     return node ? save_for_backward(node, call) : HD_OK;
 }
 
