@@ -20,15 +20,18 @@ local function sorted_keys(map)
   return keys
 end
 
--- Say on the standard error output that a file holds NaN or infinities.
-local function report_odd(path, names, odd)
-  local parts = {}
+-- "'PATH' holds 4 values that are not finite: a (3), b (1)", with no more than eight names; nil where all are finite.
+local function odd_text(path, names, odd)
+  local parts, sum = {}, 0
   for _, name in ipairs(names) do
-    if odd[name] then parts[#parts + 1] = ("%s (%d)"):format(name, odd[name]) end
+    if odd[name] then
+      sum = sum + odd[name]
+      parts[#parts + 1] = ("%s (%d)"):format(name, odd[name])
+    end
   end
-  if #parts > 0 then
-    io.stderr:write(("hd.load: '%s' holds values that are not finite: %s\n"):format(path, table.concat(parts, ", ")))
-  end
+  if sum == 0 then return nil end
+  local shown = table.concat(parts, ", ", 1, math.min(#parts, 8))
+  return ("'%s' holds %d values that are not finite: %s%s"):format(path, sum, shown, #parts > 8 and ", …" or "")
 end
 
 local loaders = {}
@@ -40,8 +43,21 @@ function loaders.npz(path) return core.npz_load(path) end
 function loaders.safetensors(path)
   local tensors, texts, names, odd = core.safetensors_load(path)
   if not tensors then return nil, texts end
-  report_odd(path, names, odd)
+  local text = odd_text(path, names, odd)
+  if text then io.stderr:write("hd.load: ", text, "\n") end
   return tensors, texts
+end
+
+--- Read a .safetensors file of hdlua's own: without its checksum it is damaged.
+---@param path string
+---@return table<string, hd.Tensor>? tensors  nil and a message where the file cannot be read
+---@return table<string, string>|string metadata
+---@return string? odd  what is to be said of values that are not finite
+function file.read_checked(path)
+  local tensors, texts, names, odd = core.safetensors_load(path)
+  if not tensors then return nil, texts end
+  if not texts["hdlua.checksum"] then return nil, ("'%s' is damaged: its checksum is missing"):format(path) end
+  return tensors, texts, odd_text(path, names, odd)
 end
 
 -- Names and tensors of a table, sorted by name; misuse raises.

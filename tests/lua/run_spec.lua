@@ -411,7 +411,7 @@ describe("a checkpoint", function()
 
   it("refuses to restore what is missing or of another shape", function()
     local function message(state, tree) return select(2, pcall(checkpoint.restore, state, tree)) end
-    assert.matches("'x' is nil, expected tensor f32 [2]", message({ x = hd.zeros { 2 } }, {}), 1, true)
+    assert.matches("'x' is missing", message({ x = hd.zeros { 2 } }, {}), 1, true)
     assert.matches("'x' is tensor f32 [1]", message({ x = hd.zeros { 2 } }, { x = hd.zeros { 1 } }), 1, true)
     assert.matches("'net' is missing", message({ net = hd.nn.Linear(1, 1) }, {}), 1, true)
     assert.matches("'rng' is missing", message({ rng = hd.rng(1) }, {}), 1, true)

@@ -20,6 +20,7 @@ function Batches:init(set, opts)
     { "transform", "callable" },
   })
   self.set, self.size, self.seed, self.transform = set, o.size, o.seed, o.transform
+  self.flip, self.shuffle = o.flip, o.shuffle
   self.loader = core.loader_new(set.x, set.labels, o.size, o.seed, o.flip, o.shuffle, o.prefetch)
 end
 
@@ -34,19 +35,25 @@ function Batches:__call()
   return self.loader:next()
 end
 
---- The place in the stream, for a checkpoint.
----@return {position: integer, seed: integer, size: integer}
+--- The place in the stream, for a checkpoint: batches handed over, and what their order depends on.
+---@return {position: integer, seed: integer, size: integer, pictures: integer, flip: boolean, shuffle: boolean}
 function Batches:state_dict()
-  return { position = self.loader:position(), seed = self.seed, size = self.size }
+  return {
+    position = self.loader:position(), seed = self.seed, size = self.size, pictures = #self.set, flip = self.flip,
+    shuffle = self.shuffle,
+  }
 end
 
 --- Go to the place that state_dict() gave; the batches that follow are those that followed there.
----@param state {position: integer, seed: integer, size: integer}
+---@param state {position: integer, seed: integer, size: integer}  and, where they are known, pictures, flip, shuffle
 function Batches:load_state_dict(state)
   check.arg("batches:load_state_dict", "state", state, "table")
-  for _, key in ipairs { "seed", "size" } do
-    if state[key] ~= self[key] then
-      check.fail("batches:load_state_dict", "the %s differs: got %s, expected %s", key, tostring(state[key]), self[key])
+  local own = self:state_dict()
+  for _, key in ipairs { "seed", "size", "pictures", "flip", "shuffle" } do
+    local needed = key == "seed" or key == "size"
+    if state[key] ~= own[key] and (needed or state[key] ~= nil) then
+      check.fail("batches:load_state_dict", "'%s' differs: got %s, expected %s", key, tostring(state[key]),
+        tostring(own[key]))
     end
   end
   self.loader:seek(check.arg("batches:load_state_dict", "position", state.position, "integer"))

@@ -120,4 +120,7 @@ return function(Hierarchy)
     for name, s in next, stats do self.stats[name] = s end -- order free: separate keys
     return self
   end
+
+  -- So that a hierarchy may be part of a run's state.
+  Hierarchy.state_dict, Hierarchy.load_state_dict = Hierarchy.stats_dict, Hierarchy.load_stats_dict
 end

@@ -83,11 +83,29 @@ end
 
 local function scalar(value) return core.tensor(value, { dtype = "f64" }) end
 
---- Everything that the next step depends on, but the parameters: moments, step counts, rates.
+-- A group's rate and other settings that are numbers: a script may change them while it trains.
+local function put_settings(out, prefix, group)
+  for name, value in next, group do -- order free: separate keys
+    if type(value) == "number" then
+      out[prefix .. name] = scalar(value)
+    elseif name ~= "params" and type(value) == "table" then
+      out[prefix .. name] = core.tensor(value, { dtype = "f64" })
+    end
+  end
+end
+
+local function load_settings(group, prefix, state)
+  for name, value in next, group do -- order free: separate keys
+    local x = name ~= "params" and state[prefix .. name]
+    if x then group[name] = type(value) == "number" and x:item() or x:totable() end
+  end
+end
+
+--- Everything that the next step depends on, but the parameters: moments, step counts, rates and other settings.
 ---@return table<string, hd.Tensor>
 function Optimizer:state_dict()
   local out = {}
-  for i, group in ipairs(self.groups) do out[("param_groups.%d.lr"):format(i - 1)] = scalar(group.lr) end
+  for i, group in ipairs(self.groups) do put_settings(out, ("param_groups.%d."):format(i - 1), group) end
   for i, p in ipairs(self.numbered) do
     local s, prefix = self.state[p], ("state.%d."):format(i - 1)
     if s then
@@ -124,9 +142,11 @@ function Optimizer:load_state_dict(state)
     check.fail(where, "the state is of another model: it has more than %d parameters", #self.numbered)
   end
   for i, group in ipairs(self.groups) do
-    local lr = state[("param_groups.%d.lr"):format(i - 1)]
-    if not lr then check.fail(where, "the state is of another optimizer: group %d is missing", i - 1) end
-    group.lr = lr:item()
+    local prefix = ("param_groups.%d."):format(i - 1)
+    if not state[prefix .. "lr"] then
+      check.fail(where, "the state is of another optimizer: group %d is missing", i - 1)
+    end
+    load_settings(group, prefix, state)
   end
   for i, p in ipairs(self.numbered) do
     local prefix = ("state.%d."):format(i - 1)

@@ -111,9 +111,13 @@ local function find_checkpoint(run)
   if #differing > 0 then
     return nil, ("'%s' is of a run with other settings: %s"):format(run.path, table.concat(differing, ", "))
   end
+  if found.odd then run:say("run: " .. found.odd) end
   local own, old = folder.versions(), core.json_decode(found.texts.versions or "{}")
-  if own.core ~= old.core or own.hdlua ~= old.hdlua then
-    run:say "run: the checkpoint comes from another processor or version: the last bits may differ"
+  for _, name in ipairs { "hdlua", "openblas", "core" } do
+    if own[name] ~= old[name] then
+      run:say(("run: the checkpoint comes from %s %s, this is %s: the last bits may differ"):format(name,
+        old[name] or "unknown", own[name] or "unknown"))
+    end
   end
   run.saved, run.step, run.planned = found.tree, found.tree.run.step, found.tree.run.planned
   run.seconds_before = found.tree.run.seconds
