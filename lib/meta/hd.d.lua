@@ -36,6 +36,7 @@ local rng = {}
 ---@field planned integer?  the length of the schedule, where a plan or a checkpoint has fixed it
 
 ---@class hd.Log
+---@field path string
 
 ---@class hd.Progress
 
