@@ -42,7 +42,8 @@ local rng = {}
 
 ---@class hd.SampleOptions
 ---@field cond? any                  handed to denoise
----@field rng? hd.Generator          for samplers that add noise; default: the default generator
+---@field rng? hd.Generator|hd.Generator[]  for samplers that add noise; a list: one for each sample, whose noise is
+---  then the same in any batch; default: the default generator
 ---@field on_step? fun(step: table)  called with { i, x, sigma, denoised } after each call of denoise that starts a step
 
 ---@class hd.schedule.Schedule

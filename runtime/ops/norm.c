@@ -4,29 +4,22 @@
 // Source: Wu and He 2018 (group norm); Ba et al. 2016 (layer norm); Zhang and Sennrich 2019 (RMS norm).
 #include "ops/families.h"
 
-// x as [n, c, p] with one stride over positions; only for dense row-major or channels-last tensors.
+// x as [n, c, p], channels fastest; x is as from dense_input.
 static hd_view as_ncp(const hd_tensor *x) {
     hd_view v = hd_tensor_as_view(x);
     const int64_t n = x->shape[0], c = x->shape[1];
     int64_t p = 1;
     for (int d = 2; d < x->ndim; d++)
         p *= x->shape[d];
-    const bool channels_last = x->ndim >= 3 && hd_tensor_is_channels_last(x);
     v.ndim = 3;
     v.shape[0] = n, v.shape[1] = c, v.shape[2] = p;
-    v.strides[0] = c * p;
-    v.strides[1] = channels_last || x->ndim == 2 ? 1 : p;
-    v.strides[2] = channels_last || x->ndim == 2 ? c : 1;
+    v.strides[0] = c * p, v.strides[1] = 1, v.strides[2] = c;
     return v;
 }
 
-static bool is_ncp(const hd_tensor *x) { return hd_tensor_is_contiguous(x) || hd_tensor_is_channels_last(x); }
-
+// One memory order for all, hence one order of sums: values never depend on layout.
 static hd_status dense_input(hd_tensor *x, hd_tensor **out) {
-    if (!is_ncp(x))
-        return hd_do_clone(x, HD_CHANNELS_LAST, out);
-    *out = hd_tensor_retain(x);
-    return HD_OK;
+    return x->ndim < 3 ? hd_do_contiguous(x, out) : hd_do_channels_last(x, out);
 }
 
 // A view [rows, d] of x over its last `tail` dimensions as [rows, d, 1], for layer and RMS norm. x is row-major.
@@ -133,30 +126,20 @@ hd_status hd_group_norm_forward(hd_op_call *c) {
     HD_CHECK(check_affine("group_norm", x, c->in[1], "weight", 1, &x->shape[1]));
     HD_CHECK(check_affine("group_norm", x, c->in[2], "bias", 1, &x->shape[1]));
     HD_CHECK(dense_input(x, &dense));
-    hd_status status = hd_tensor_new_like(dense, x->dtype, &c->out);
+    hd_status status = hd_tensor_new(x->dtype, x->ndim, x->shape, HD_CHANNELS_LAST, &c->out);
     if (status == HD_OK)
         status = run_forward(c, as_ncp(dense), as_ncp(c->out), groups, false);
     hd_tensor_release(dense);
     return status;
 }
 
-// dy in the memory order of `like`, so that both are seen as [n, c, p] in the same way.
-static hd_status in_order_of(hd_tensor *dy, const hd_tensor *like, hd_tensor **out) {
-    const bool channels_last = hd_tensor_is_channels_last(like);
-    if (channels_last ? hd_tensor_is_channels_last(dy) : hd_tensor_is_contiguous(dy)) {
-        *out = hd_tensor_retain(dy);
-        return HD_OK;
-    }
-    return hd_do_clone(dy, channels_last ? HD_CHANNELS_LAST : HD_ROW_MAJOR, out);
-}
-
 hd_status hd_group_norm_backward(hd_op_call *c) {
     hd_tensor *x = NULL, *dy = NULL;
     hd_status status = dense_input(c->in[0], &x);
     if (status == HD_OK)
-        status = in_order_of(c->dout, x, &dy);
+        status = dense_input(c->dout, &dy);
     if (status == HD_OK && c->want[0])
-        status = hd_tensor_new_like(x, x->dtype, &c->din[0]);
+        status = hd_tensor_new(x->dtype, x->ndim, x->shape, HD_CHANNELS_LAST, &c->din[0]);
     if (status == HD_OK)
         status = run_backward(c, as_ncp(x), as_ncp(dy), c->din[0] ? as_ncp(c->din[0]) : (hd_view){0}, c->args->groups,
                               false);

@@ -123,6 +123,25 @@ local function check_against_ref(op, case, dtype, forward_limit, gradient_limit)
   end
 end
 
+-- Values never depend on layout (DESIGN rule 2) nor on threads (rule 9): not in the last bit.
+local function check_bits(op, case)
+  local expected, expected_gradients
+  for _, layout in ipairs(layouts_of(case)) do
+    for _, threads in ipairs { 1, 3 } do
+      local before = core.threads()
+      core.threads(threads)
+      local y, gradients = evaluate(op, case, "f32", layout, "cpu")
+      core.threads(before)
+      expected, expected_gradients = expected or y, expected_gradients or gradients
+      local what = ("layout %s, %d threads"):format(layout, threads)
+      assert_close(y, expected, 0, what)
+      for i, g in ipairs(expected_gradients) do
+        assert_close(gradients[i], g, 0, ("%s, gradient %d"):format(what, i))
+      end
+    end
+  end
+end
+
 -- On cpu and in two layouts: the others have the same gradients to 1e-12, see above.
 local function check_gradients(op, case)
   for _, layout in ipairs(case.layouts or { "row", "last" }) do
@@ -182,6 +201,7 @@ for _, op in ipairs(listed) do
         check_against_ref(op, case, "f32", case.tolerance or FORWARD, GRADIENT)
       end)
       it("agrees with ref in f64: " .. text, function() check_against_ref(op, case, "f64", 1e-12, 1e-12) end)
+      it("has the same bits in every layout, on any number of threads: " .. text, function() check_bits(op, case) end)
       if case.grad ~= false and not case.large then
         it("has the gradient of finite differences: " .. text, function() check_gradients(op, case) end)
       end

@@ -54,7 +54,8 @@ end
 local function run_sampler(level, denoise, x, o)
   local run = o.sampler or level.sampler or sampler.heun
   local sigmas = level.schedule:sigmas { steps = steps_of(o, level) }
-  return run(denoise, x, sigmas, { rng = core.rng(o.seed, 1001 * level.index), on_step = observer(level.name, o) })
+  local generators = draw.generators(o, 1001 * level.index, x:size(1))
+  return run(denoise, x, sigmas, { rng = generators, on_step = observer(level.name, o) })
 end
 
 -- One level runs from noise to 0.

@@ -9,7 +9,8 @@ local common = {}
 
 ---@class hd.SampleOptions
 ---@field cond? any                  handed to denoise
----@field rng? hd.Generator          for samplers that add noise; default: the default generator
+---@field rng? hd.Generator|hd.Generator[]  for samplers that add noise; a list: one for each sample, whose noise is
+---  then the same in any batch; default: the default generator
 ---@field on_step? fun(step: table)  called with { i, x, sigma, denoised } after each call of denoise that starts a step
 
 local SHARED = { { "cond", "any" }, { "rng", "any" }, { "on_step", "callable" } }
@@ -37,9 +38,14 @@ end
 
 --- Noise of x's shape and type.
 ---@param x hd.Tensor
----@param rng? hd.Generator
+---@param rng? hd.Generator|hd.Generator[]  a list: one for each row
 ---@return hd.Tensor
-function common.noise_like(x, rng) return core.randn_like(x, { rng = rng }) end
+function common.noise_like(x, rng)
+  if type(rng) ~= "table" then return core.randn_like(x, { rng = rng }) end
+  local rows = {}
+  for i, own in ipairs(rng) do rows[i] = core.randn_like(x:narrow(1, i, 1), { rng = own }) end
+  return core.op.cat(rows, 1)
+end
 
 --- Run `step(x, sigma, next, i, scope) -> next x, denoised` from sigmas[1] to the last.
 ---@param where string

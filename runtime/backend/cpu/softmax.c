@@ -1,5 +1,6 @@
 // backend/cpu/softmax.c: softmax and log-softmax along one dimension, and their gradients.
-// Layer: backend. Lines that are dense f32 run on vectors; any other line is scalar, with sums in double.
+// Layer: backend. f32 runs on vectors, a line whose elements lie apart by way of a dense copy, so that values do not
+// depend on layout; f64 is scalar.
 // The largest element is subtracted first, so that nothing overflows. Threads: groups of lines, by shape alone.
 #include "backend/cpu/simd.h"
 #include "backend/cpu/strided.h"
@@ -10,6 +11,8 @@ typedef struct {
     int64_t strides[3], n;
     bool log;
 } line;
+
+typedef void line_function(const line *);
 
 // sum of e^(x - top), which goes to y.
 static double exp_line(float *y, const float *x, float top, int64_t n) {
@@ -71,44 +74,55 @@ static void softmax_back_dense(const line *s) {
     }
 }
 
-// `wide` holds the gradient's sum: its difference to dy may cancel.
-#define DEFINE_ANY(name, type, wide)                                                                                   \
-    static void softmax_##name(const line *s) {                                                                        \
-        type *y = s->p[0];                                                                                             \
-        const type *x = s->p[1];                                                                                       \
-        double top = -INFINITY, sum = 0;                                                                               \
-        for (int64_t i = 0; i < s->n; i++)                                                                             \
-            top = (double)x[i * s->strides[1]] > top ? (double)x[i * s->strides[1]] : top;                             \
-        for (int64_t i = 0; i < s->n; i++)                                                                             \
-            sum += exp((double)x[i * s->strides[1]] - top);                                                            \
-        for (int64_t i = 0; i < s->n; i++) {                                                                           \
-            const double v = (double)x[i * s->strides[1]] - top;                                                       \
-            y[i * s->strides[0]] = (type)(s->log ? v - log(sum) : exp(v) / sum);                                       \
-        }                                                                                                              \
-    }                                                                                                                  \
-    static void softmax_back_##name(const line *s) {                                                                   \
-        type *dx = s->p[0];                                                                                            \
-        const type *y = s->p[1], *dy = s->p[2];                                                                        \
-        wide sum = 0;                                                                                                  \
-        for (int64_t i = 0; i < s->n; i++)                                                                             \
-            sum += (wide)dy[i * s->strides[2]] * (s->log ? 1 : (wide)y[i * s->strides[1]]);                            \
-        for (int64_t i = 0; i < s->n; i++) {                                                                           \
-            const wide g = (wide)dy[i * s->strides[2]], v = (wide)y[i * s->strides[1]];                                \
-            dx[i * s->strides[0]] = (type)(s->log ? g - (wide)exp((double)v) * sum : v * (g - sum));                   \
-        }                                                                                                              \
+// A line of f32 whose elements lie apart, through `room` for n floats of each operand.
+static void through_dense(const line *s, int operands, line_function *dense, float *room) {
+    line packed = {.n = s->n, .log = s->log};
+    for (int k = 0; k < operands; k++) {
+        float *to = room + k * s->n;
+        const float *from = s->p[k];
+        for (int64_t i = 0; i < s->n && k > 0; i++)
+            to[i] = from[i * s->strides[k]];
+        packed.p[k] = to;
     }
-DEFINE_ANY(f32, float, double)
-DEFINE_ANY(f64, double, long double)
+    dense(&packed);
+    float *out = s->p[0];
+    for (int64_t i = 0; i < s->n; i++)
+        out[i * s->strides[0]] = room[i];
+}
 
-typedef void line_function(const line *);
+// The gradient's sum is a long double: its difference to dy may cancel.
+static void softmax_f64(const line *s) {
+    double *y = s->p[0], top = -INFINITY, sum = 0;
+    const double *x = s->p[1];
+    for (int64_t i = 0; i < s->n; i++)
+        top = x[i * s->strides[1]] > top ? x[i * s->strides[1]] : top;
+    for (int64_t i = 0; i < s->n; i++)
+        sum += exp(x[i * s->strides[1]] - top);
+    for (int64_t i = 0; i < s->n; i++) {
+        const double v = x[i * s->strides[1]] - top;
+        y[i * s->strides[0]] = s->log ? v - log(sum) : exp(v) / sum;
+    }
+}
 
-static void for_lines(const hd_view *const views[], int operands, int dim, bool log, line_function *dense,
-                      line_function *f32, line_function *f64) {
+static void softmax_back_f64(const line *s) {
+    double *dx = s->p[0];
+    const double *y = s->p[1], *dy = s->p[2];
+    long double sum = 0;
+    for (int64_t i = 0; i < s->n; i++)
+        sum += (long double)dy[i * s->strides[2]] * (s->log ? 1 : (long double)y[i * s->strides[1]]);
+    for (int64_t i = 0; i < s->n; i++) {
+        const long double g = dy[i * s->strides[2]], v = y[i * s->strides[1]];
+        dx[i * s->strides[0]] = (double)(s->log ? g - (long double)exp((double)v) * sum : v * (g - sum));
+    }
+}
+
+static hd_status for_lines(const hd_view *const views[], int operands, int dim, bool log, line_function *f32,
+                           line_function *f64) {
     const int64_t n = views[0]->shape[dim];
     if (hd_view_numel(views[0]) == 0)
-        return;
+        return HD_OK;
     cpu_loop loop;
-    bool all_dense = true;
+    bool dense = true;
     for (int k = 0; k < operands; k++) {
         hd_view first = *views[k];
         first.shape[dim] = 1;
@@ -116,11 +130,15 @@ static void for_lines(const hd_view *const views[], int operands, int dim, bool 
             cpu_loop_start(&loop, &first, first.ndim, CPU_WRITE);
         else
             cpu_loop_add(&loop, &first, CPU_READ);
-        all_dense = all_dense && (views[k]->strides[dim] == 1 || n == 1);
+        dense = dense && (views[k]->strides[dim] == 1 || n == 1);
     }
     cpu_loop_collapse(&loop, false);
-    line_function *one = views[0]->dtype == HD_F64 ? f64 : all_dense ? dense : f32;
+    line_function *one = views[0]->dtype == HD_F64 ? f64 : f32;
     const int64_t group = n < CPU_PIECE ? CPU_PIECE / n : 1, tasks = (loop.numel + group - 1) / group;
+    const int64_t room_size = one == f32 && !dense ? operands * n : 0; // floats for each task
+    float *room = room_size ? hd_alloc((size_t)(tasks * room_size) * sizeof *room) : NULL;
+    if (room_size && !room)
+        return hd_fail(HD_ENOMEM, "softmax: no memory for a workspace");
     CPU_PARALLEL_FOR(t, tasks) {
         const int64_t end = (t + 1) * group < loop.numel ? (t + 1) * group : loop.numel;
         for (int64_t i = t * group; i < end; i++) {
@@ -131,19 +149,22 @@ static void for_lines(const hd_view *const views[], int operands, int dim, bool 
                 s.p[k] = loop.data[k] + at[k] * (int64_t)loop.size[k];
                 s.strides[k] = views[k]->strides[dim];
             }
-            one(&s);
+            if (room)
+                through_dense(&s, operands, one, room + t * room_size);
+            else
+                one(&s);
         }
     }
+    hd_free(room);
+    return HD_OK;
 }
 
 hd_status cpu_softmax(const hd_softmax_args *a) {
     const hd_view *const views[] = {&a->y, &a->x};
-    for_lines(views, 2, a->dim, a->log, softmax_dense, softmax_f32, softmax_f64);
-    return HD_OK;
+    return for_lines(views, 2, a->dim, a->log, softmax_dense, softmax_f64);
 }
 
 hd_status cpu_softmax_back(const hd_softmax_back_args *a) {
     const hd_view *const views[] = {&a->dx, &a->y, &a->dy};
-    for_lines(views, 3, a->dim, a->log, softmax_back_dense, softmax_back_f32, softmax_back_f64);
-    return HD_OK;
+    return for_lines(views, 3, a->dim, a->log, softmax_back_dense, softmax_back_f64);
 }
