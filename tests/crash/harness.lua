@@ -19,11 +19,12 @@ function harness.times(short, long) return harness.long and long or short end
 --- Print a line that tests/run.sh shows.
 function harness.count(format, ...) print("\ncount: " .. format:format(...)) end
 
-local seed = tonumber(os.getenv "HDLUA_SEED") or os.time()
-math.randomseed(seed)
-harness.count("random moments from HDLUA_SEED=%d", seed)
-
-function harness.fraction() return math.random() end
+--- Random moments, other ones each time; HDLUA_SEED repeats those of a run.
+function harness.randomise()
+  local seed = tonumber(os.getenv "HDLUA_SEED") or os.time()
+  math.randomseed(seed)
+  harness.count("random moments from HDLUA_SEED=%d", seed)
+end
 
 function harness.read(path)
   local file <close> = io.open(path, "rb")
@@ -153,7 +154,8 @@ function harness.same_final(whole, folder)
     if not (b[name] and x:equal(b[name])) then differing[#differing + 1] = name end
   end
   table.sort(differing)
-  error(("the runs differ in %d tensors: %s ..."):format(#differing, table.concat(differing, " ", 1, math.min(5, #differing))))
+  local few = table.concat(differing, " ", 1, math.min(5, #differing))
+  error(("the runs differ in %d tensors: %s ..."):format(#differing, few))
 end
 
 --- A run that nobody disturbs; its folder and the seconds between two steps.

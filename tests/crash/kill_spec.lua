@@ -3,6 +3,7 @@
 -- optimizer, generators, losses and samples have the bits of a run that nobody disturbed.
 
 local harness = dofile "tests/crash/harness.lua"
+harness.randomise()
 
 local KILLS, STEPS = harness.times(52, 1000) // #harness.variants, 40
 
@@ -14,9 +15,9 @@ local function tally(name) counts[name] = (counts[name] or 0) + 1 end
 -- Start or resume, kill at a random moment; returns the job's last words, or nil where it came to its end before.
 local function killed(variant, folder, resume, pace)
   local job = harness.train(folder, harness.options(variant, { steps = STEPS, resume = resume }))
-  local early = resume and harness.fraction() < 0.2
+  local early = resume and math.random() < 0.2
   if not early then job:await(resume and "@step" or "@saved") end
-  harness.process.sleep(harness.fraction() * (early and 0.06 or 12 * pace))
+  harness.process.sleep(math.random() * (early and 0.06 or 12 * pace))
   job:signal "KILL"
   local mark, step = job:mark()
   local how, text = job:finish()

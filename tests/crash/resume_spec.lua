@@ -2,6 +2,7 @@
 -- threads, has the bits of one that went through. Those stopped by signals: signal_spec.lua, kill_spec.lua.
 
 local harness = dofile "tests/crash/harness.lua"
+harness.randomise()
 
 local STEPS, ROUNDS = 30, harness.times(1, 10)
 

@@ -4,6 +4,7 @@
 
 local hd = require "hd"
 local harness = dofile "tests/crash/harness.lua"
+harness.randomise()
 local process = harness.process
 
 local STEPS = 40
@@ -46,7 +47,7 @@ end
 local function signalled(variant, folder, name, resume, pace, window)
   local job = start(variant, folder, { resume = resume }, window)
   job:await(resume and "resuming" or "@step")
-  process.sleep(harness.fraction() * 12 * pace)
+  process.sleep(math.random() * 12 * pace)
   local children = job:children()
   local sent = hd.clock()
   job:signal(name)
@@ -133,7 +134,7 @@ describe("a signal in training", function()
       job:await "claimed"
       job:signal(first)
       job:await "seen"
-      process.sleep(harness.fraction() * 0.02)
+      process.sleep(math.random() * 0.02)
       local sent = hd.clock()
       job:signal(second)
       assert.are.equal("signal " .. process[second], (job:finish()))
@@ -160,7 +161,7 @@ describe("the window's process", function()
     for _ = 1, times do
       local job = start(harness.variants[3], folder, {}, true)
       job:await "@step"
-      process.sleep(harness.fraction() * 0.1) -- while it opens too
+      process.sleep(math.random() * 0.1) -- while it opens too
       local children = job:children()
       job:signal "KILL"
       job:finish()
