@@ -269,6 +269,13 @@ hd.file = {}
 ---@return table<string, string>|string? metadata  of a .safetensors file
 function hd.file.load(path) end
 
+--- Read a .safetensors file of hdlua's own: without its checksum it is damaged.
+---@param path string
+---@return table<string, hd.Tensor>? tensors  nil and a message where the file cannot be read
+---@return table<string, string>|string metadata
+---@return string? odd  what is to be said of values that are not finite
+function hd.file.read_checked(path) end
+
 --- Write a file of tensors by its extension, whole or not at all: a crash or a full disk leaves the earlier file.
 ---@param path string  .npy (a tensor), .npz or .safetensors (a table name = tensor)
 ---@param data hd.Tensor|table<string, hd.Tensor>
@@ -355,6 +362,11 @@ function hd.hierarchy.Hierarchy:level_names() end
 --- Put back what stats_dict gave.
 ---@param dict table<string, hd.Tensor>
 ---@return hd.hierarchy.Hierarchy self
+function hd.hierarchy.Hierarchy:load_state_dict(dict) end
+
+--- Put back what stats_dict gave.
+---@param dict table<string, hd.Tensor>
+---@return hd.hierarchy.Hierarchy self
 function hd.hierarchy.Hierarchy:load_stats_dict(dict) end
 
 --- The loss of a batch: the weighted sum of the levels' losses, and each of them as a number.
@@ -397,6 +409,10 @@ function hd.hierarchy.Hierarchy:split(x) end
 ---@param name? any
 ---@param z? any
 function hd.hierarchy.Hierarchy:standardise(name, z) end
+
+--- Statistics as tensors by name, for checkpoints.
+---@return table<string, hd.Tensor>
+function hd.hierarchy.Hierarchy:state_dict() end
 
 --- Statistics as tensors by name, for checkpoints.
 ---@return table<string, hd.Tensor>
@@ -523,7 +539,7 @@ function hd.linspace(first, last, n) end
 ---@return table<string, string>|string? metadata  of a .safetensors file
 function hd.load(path) end
 
---- Bytes of native memory held by tensors, waiting for reuse, highest; blocks handed out
+--- Bytes of native memory held (by tensors above all), waiting for reuse, and held at most so far; bytes of Lua's heap; what `live`, `cached` and `lua` may be together (--memory; without a limit nil); blocks handed out since the start
 function hd.memory() end
 
 ---@class hd.nn
@@ -1239,6 +1255,9 @@ function hd.randn(...) end
 ---@param options? any
 ---@return hd.Tensor tensor
 function hd.randn_like(x, options) end
+
+--- hd.memory().peak starts again from what is held now
+function hd.reset_peak_memory() end
 
 --- Its own sequence for each (seed, stream); stream is 0 by default
 ---@param seed? any

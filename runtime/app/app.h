@@ -14,6 +14,8 @@ typedef struct {
     const char *text;
 } hd_action;
 
+#define HD_MEMORY_OFF SIZE_MAX // --memory off
+
 typedef struct {
     const char *program; // argv[0], for messages
     // lua5.4's options
@@ -25,7 +27,7 @@ typedef struct {
     // ours; 0 and NULL mean that nothing was asked for
     bool help, version, strict, anomaly, has_seed;
     int threads;
-    size_t memory; // bytes
+    size_t memory; // bytes, or HD_MEMORY_OFF
     int64_t seed;
     const char *view, *doc;
 } hd_options;

@@ -7,6 +7,7 @@
 #include "backend/cpu/blas.h"
 #include "bind/bind.h"
 #include "core/alloc.h"
+#include "core/available.h"
 #include "core/threads.h"
 #include <dirent.h>
 #include <lauxlib.h>
@@ -42,8 +43,9 @@ void hd_library_start(const hd_options *options) {
     hd_threads_init();
     if (options->threads)
         hd_set_threads(options->threads);
-    if (options->memory)
-        hd_alloc_set_budget(options->memory);
+    hd_alloc_set_budget(options->memory == HD_MEMORY_OFF ? 0
+                        : options->memory                ? options->memory
+                                                         : hd_memory_available() / 10 * 9);
     hd_set_anomaly(options->anomaly);
 }
 
@@ -123,7 +125,7 @@ static void publish_options(lua_State *L, const hd_options *o) {
         lua_pushinteger(L, o->threads);
         lua_setfield(L, -2, "threads");
     }
-    if (o->memory) {
+    if (o->memory && o->memory != HD_MEMORY_OFF) {
         lua_pushinteger(L, (lua_Integer)o->memory);
         lua_setfield(L, -2, "memory");
     }

@@ -7,6 +7,7 @@
 #include "app/interrupt.h"
 #include "backend/backend.h"
 #include "backend/cpu/blas.h"
+#include "core/alloc.h"
 #include "core/threads.h"
 #include "preview/preview.h"
 #include <lauxlib.h>
@@ -257,6 +258,23 @@ static void restart_for_blas(char **argv) {
     }
 }
 
+// lauxlib's allocator is malloc's, as ours is, so it can be exchanged under a living state.
+static void count_lua_memory(lua_State *L) {
+    hd_script_adopt((size_t)lua_gc(L, LUA_GCCOUNT) * 1024 + (size_t)lua_gc(L, LUA_GCCOUNTB));
+    lua_setallocf(L, hd_script_alloc, NULL);
+}
+
+// At exit, with HDLUA_CHECK_LEAKS in the environment: native memory that outlived Lua's state is an error.
+static void check_leaks(void) {
+    hd_memory_info info;
+    hd_memory(&info);
+    if (info.script || info.live == 0) // os.exit without closing the state leaves all to the system
+        return;
+    fflush(stdout);
+    fprintf(stderr, "hdlua: leaked: %zu bytes of native memory\n", info.live);
+    _exit(EXIT_FAILURE);
+}
+
 static int run(hd_app *app) {
     if (!hd_options_parse(&app->options, app->argc, app->argv))
         return EXIT_USAGE;
@@ -273,6 +291,7 @@ static int run(hd_app *app) {
         fprintf(stderr, "%s: cannot create state: not enough memory\n", app->options.program);
         return EXIT_FAILURE;
     }
+    count_lua_memory(L);
     lua_pushcfunction(L, l_main);
     lua_pushlightuserdata(L, app);
     finish(L, app, lua_pcall(L, 1, 0, 0));
@@ -284,6 +303,8 @@ int main(int argc, char **argv) {
     if (argc > 1 && strcmp(argv[1], HD_PREVIEW_CHILD) == 0)
         return hd_preview_child_main(argc, argv);
     hd_app app = {.argc = argc, .argv = argv};
+    if (getenv("HDLUA_CHECK_LEAKS"))
+        atexit(check_leaks);
     const int code = run(&app);
     free(app.options.actions);
     return code;

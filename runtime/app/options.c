@@ -26,7 +26,8 @@ static const char HELP[] =
     "\n"
     "Options of hdlua:\n"
     "  --threads N       compute on N threads (1 to 256; default: all cores)\n"
-    "  --memory SIZE     keep tensors below SIZE: bytes, or a number with K, M or G, as in 800M\n"
+    "  --memory SIZE     keep tensors and Lua's heap below SIZE: bytes, or a number with K, M or G, as in 800M;\n"
+    "                    off: no limit (default: 90 % of what is available at the start)\n"
     "  --seed N          seed of the default random generator\n"
     "  --view MODE       where pictures are shown: auto, window, png, term or off\n"
     "  --strict          an undeclared global is an error\n"
@@ -66,7 +67,11 @@ static const char *set_threads(hd_options *o, const char *value) {
 }
 
 static const char *set_memory(hd_options *o, const char *value) {
-    static const char expected[] = "a size such as 800M or 2G (at least 1M)";
+    static const char expected[] = "a size such as 800M or 2G (at least 1M), or off";
+    if (strcmp(value, "off") == 0) {
+        o->memory = HD_MEMORY_OFF;
+        return NULL;
+    }
     char *end;
     double n = strtod(value, &end);
     static const char units[] = "KMGT";

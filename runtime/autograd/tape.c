@@ -122,15 +122,20 @@ static void remember_input(hd_node *node, int i, hd_tensor *x, bool want) {
     }
 }
 
-static hd_status save_for_backward(hd_node *node, const hd_op_call *call) {
+// What backward reads: `saves` of the op's inputs and of its result.
+static hd_status save_for_backward(hd_node *node, const hd_op_call *call, int saves, hd_tensor *out) {
     for (int i = 0; i < call->nin; i++)
-        if (i < 30 && call->in[i] && (call->saves >> i & 1))
+        if (i < 30 && call->in[i] && (saves >> i & 1))
             HD_CHECK(hd_tensor_detach(call->in[i], &node->in[i].saved));
-    if (call->saves & HD_SAVE_OUT) {
-        HD_CHECK(hd_tensor_detach(call->out, &node->saved_out));
-        node->out_version = call->out->storage->version;
-    }
-    return HD_OK;
+    return saves & HD_SAVE_OUT ? hd_tensor_detach(out, &node->saved_out) : HD_OK;
+}
+
+static void drop_needless(hd_node *node, int saves) {
+    for (int i = 0; i < node->nin && i < 30; i++)
+        if (!(saves >> i & 1))
+            drop(&node->in[i].saved);
+    if (!(saves & HD_SAVE_OUT))
+        drop(&node->saved_out);
 }
 
 static hd_status check_inplace(const hd_op *op, const hd_tensor *x) {
@@ -157,15 +162,24 @@ static hd_status run(const hd_op *op, hd_op_call *call, hd_node *node) {
     bool was_finite = true;
     if (hd_anomaly_on && call->inplace)
         HD_CHECK(hd_anomaly_is_finite(call->in[0], &was_finite));
+    if (node && call->inplace) // before the op: once it has changed its operand, nothing may fail
+        HD_CHECK(save_for_backward(node, call, HD_SAVE_ALL | HD_SAVE_OUT, call->in[0]));
     HD_CHECK(op->forward(call));
-    if (call->inplace)
+    if (call->inplace) {
         call->out->storage->version++;
-    else
+    } else {
         call->out->is_view = shares_storage(call);
-    call->out->maker = op->name;
+        call->out->maker = op->name;
+    }
     if (hd_anomaly_on)
         HD_CHECK(hd_anomaly_check_forward(op, call, was_finite));
-    return node ? save_for_backward(node, call) : HD_OK;
+    if (node && !call->inplace)
+        HD_CHECK(save_for_backward(node, call, call->saves, call->out));
+    if (node) {
+        drop_needless(node, call->saves);
+        node->out_version = call->out->storage->version;
+    }
+    return HD_OK;
 }
 
 // Hang the node on its result; the op's extra results go to it.
@@ -187,7 +201,7 @@ hd_status hd_ad_apply(const hd_op *op, int nin, hd_tensor **in, const hd_op_args
     hd_status status = HD_OK;
     *out = NULL;
     if (!want)
-        return hd_fail(HD_ENOMEM, "%s: no memory for %d inputs", op->name, nin);
+        return hd_fail(HD_ENOMEM, "%s: out of memory", op->name);
     for (int i = 0; i < nin; i++) {
         want[i] = grad_enabled && op->backward && in[i] && hd_tensor_needs_grad(in[i]);
         any = any || want[i];
@@ -199,7 +213,7 @@ hd_status hd_ad_apply(const hd_op *op, int nin, hd_tensor **in, const hd_op_args
     if (any && status == HD_OK) {
         node = node_new(op, nin, args);
         if (!node)
-            status = hd_fail(HD_ENOMEM, "%s: no memory for the tape", op->name);
+            status = hd_fail(HD_ENOMEM, "%s: out of memory", op->name);
         for (int i = 0; node && i < nin; i++)
             remember_input(node, i, in[i], want[i]);
     }
@@ -213,6 +227,8 @@ hd_status hd_ad_apply(const hd_op *op, int nin, hd_tensor **in, const hd_op_args
         hd_tensor_release(call.saved[i]);
     if (status != HD_OK)
         drop(&call.out);
+    if (status == HD_ENOMEM)
+        hd_fail(HD_ENOMEM, "%s: out of memory", op->name);
     if (want != want_few)
         hd_free(want);
     *out = call.out;
@@ -262,7 +278,7 @@ static hd_status collect(hd_node *root, node_list *list) {
             ok = push(list, next);
         }
     }
-    return ok ? HD_OK : hd_fail(HD_ENOMEM, "backward: no memory for the list of operations");
+    return ok ? HD_OK : hd_fail(HD_ENOMEM, "backward: out of memory");
 }
 
 static int later_first(const void *a, const void *b) {
@@ -270,46 +286,44 @@ static int later_first(const void *a, const void *b) {
     return na < nb ? 1 : na > nb ? -1 : 0;
 }
 
-// *slot += g; takes g's reference, also on failure.
+// *slot += g. Takes g's reference; on failure nothing has changed.
 static hd_status accumulate(hd_tensor **slot, hd_tensor *g) {
-    hd_tensor *sum = NULL;
-    if (!*slot) {
+    hd_tensor *have = *slot, *sum;
+    if (!have) {
         *slot = g;
         return HD_OK;
     }
-    hd_tensor *have = *slot;
-    hd_status status;
     if (have->refs == 1 && have->storage->refs == 1 && hd_tensor_is_dense(have)) {
-        status = hd_do_add_into(have, g);
+        HD_CHECK(hd_do_add_into(have, g));
     } else {
-        status = hd_do_binary(HD_ADD, have, g, &sum);
-        if (status == HD_OK) {
-            hd_tensor_release(have);
-            *slot = sum;
-        }
+        HD_CHECK(hd_do_binary(HD_ADD, have, g, &sum));
+        hd_tensor_release(have);
+        *slot = sum;
     }
     hd_tensor_release(g);
-    return status;
+    return HD_OK;
 }
 
-// A leaf's gradient has memory of its own, in the leaf's memory order (optimizers then run flat), and stays one object.
+// The same for a leaf, whose gradient has memory of its own, in the leaf's memory order (optimizers then run flat), and
+// stays one object.
 static hd_status accumulate_leaf(hd_tensor *leaf, hd_tensor *g) {
-    hd_status status = HD_OK;
+    hd_tensor *own = NULL;
     if (leaf->grad) {
-        status = hd_do_add_into(leaf->grad, g);
+        HD_CHECK(hd_do_add_into(leaf->grad, g));
         leaf->grad->storage->version++;
         hd_tensor_release(g);
-        return status;
+        return HD_OK;
     }
-    const bool own = g->refs == 1 && g->storage->refs == 1;
-    if (own && memcmp(g->strides, leaf->strides, (size_t)leaf->ndim * sizeof *g->strides) == 0) {
+    const bool alone = g->refs == 1 && g->storage->refs == 1;
+    if (alone && memcmp(g->strides, leaf->strides, (size_t)leaf->ndim * sizeof *g->strides) == 0) {
         leaf->grad = g;
         return HD_OK;
     }
-    status = hd_tensor_new_like(leaf, leaf->dtype, &leaf->grad);
+    hd_status status = hd_tensor_new_like(leaf, leaf->dtype, &own);
     if (status == HD_OK)
-        status = hd_do_copy(g, leaf->grad);
-    hd_tensor_release(g);
+        status = hd_do_copy(g, own);
+    hd_tensor_release(status == HD_OK ? g : own);
+    leaf->grad = status == HD_OK ? own : NULL;
     return status;
 }
 
@@ -325,77 +339,112 @@ static hd_status check_versions(const hd_node *node) {
     return HD_OK;
 }
 
-// Hand one input's gradient on, converted to the input's type; takes din's reference.
+// Hand one input's gradient on, converted to the input's type. Takes din's reference; on failure nothing has changed.
 static hd_status deliver(node_input *in, hd_tensor *din) {
-    hd_tensor *g;
-    const hd_status status = hd_do_cast(din, in->dtype, &g);
-    hd_tensor_release(din);
-    HD_CHECK(status);
-    return in->node ? accumulate(&in->node->dout, g) : accumulate_leaf(in->leaf, g);
+    hd_tensor *g = din;
+    if (din->dtype != in->dtype)
+        HD_CHECK(hd_do_cast(din, in->dtype, &g));
+    const hd_status status = in->node ? accumulate(&in->node->dout, g) : accumulate_leaf(in->leaf, g);
+    if (g != din)
+        hd_tensor_release(status == HD_OK ? din : g);
+    return status;
 }
 
-// Run one node's backward rule. Scratch arrays of node->nin entries each.
-static hd_status sweep_node(hd_node *node, hd_tensor **in, hd_tensor **din, bool *want, int64_t (*shapes)[HD_MAX_DIMS],
-                            int *ndims, hd_dtype *dtypes) {
+// Arrays that hd_op_call points to, of as many entries as the widest node has inputs; one block.
+typedef struct {
+    int64_t (*shapes)[HD_MAX_DIMS];
+    hd_tensor **in, **din;
+    int *ndims;
+    hd_dtype *dtypes;
+    bool *want;
+} call_room;
+
+static hd_status room_new(size_t widest, call_room *room) {
+    char *block = hd_alloc(widest * (sizeof *room->shapes + 2 * sizeof *room->in + sizeof *room->ndims +
+                                     sizeof *room->dtypes + sizeof *room->want));
+    room->shapes = (void *)block;
+    if (!block)
+        return hd_fail(HD_ENOMEM, "backward: out of memory");
+    room->in = (void *)(room->shapes + widest);
+    room->din = room->in + widest;
+    room->ndims = (void *)(room->din + widest);
+    room->dtypes = (void *)(room->ndims + widest);
+    room->want = (void *)(room->dtypes + widest);
+    return HD_OK;
+}
+
+// After a failure for want of memory: may the step be tried again?
+static bool may_retry(hd_status status, const hd_reclaim *reclaim) {
+    if (status != HD_ENOMEM || !reclaim)
+        return false;
+    reclaim->run(reclaim->context);
+    return true;
+}
+
+static hd_status run_rule(hd_node *node, hd_op_call *call, const hd_reclaim *reclaim) {
+    hd_status status = node->op->backward(call);
+    if (!may_retry(status, reclaim))
+        return status;
+    for (int i = 0; i < node->nin; i++)
+        drop(&call->din[i]);
+    return node->op->backward(call);
+}
+
+// Run one node's backward rule and hand its results on.
+static hd_status sweep_node(hd_node *node, const call_room *room, const hd_reclaim *reclaim) {
     HD_CHECK(check_versions(node));
     for (int i = 0; i < node->nin; i++) {
-        in[i] = node->in[i].saved;
-        din[i] = NULL;
-        want[i] = node->in[i].node || node->in[i].leaf;
-        ndims[i] = node->in[i].ndim;
-        dtypes[i] = node->in[i].dtype;
-        memcpy(shapes[i], node->in[i].shape, sizeof shapes[i]);
+        room->in[i] = node->in[i].saved;
+        room->din[i] = NULL;
+        room->want[i] = node->in[i].node || node->in[i].leaf;
+        room->ndims[i] = node->in[i].ndim;
+        room->dtypes[i] = node->in[i].dtype;
+        memcpy(room->shapes[i], node->in[i].shape, sizeof room->shapes[i]);
     }
     hd_op_call call = {.nin = node->nin,
-                       .in = in,
+                       .in = room->in,
                        .args = &node->args,
                        .out = node->saved_out,
                        .dout = node->dout,
-                       .din = din,
-                       .want = want,
-                       .in_shape = (const int64_t(*)[HD_MAX_DIMS])shapes,
-                       .in_ndim = ndims,
-                       .in_dtype = dtypes,
+                       .din = room->din,
+                       .want = room->want,
+                       .in_shape = (const int64_t(*)[HD_MAX_DIMS])room->shapes,
+                       .in_ndim = room->ndims,
+                       .in_dtype = room->dtypes,
                        .aux = node->op->aux,
                        .saves = node->op->saves};
     memcpy(call.saved, node->extra, sizeof call.saved);
     bool was_finite = true;
     if (hd_anomaly_on)
         HD_CHECK(hd_anomaly_is_finite(node->dout, &was_finite));
-    hd_status status = node->op->backward(&call);
+    hd_status status = run_rule(node, &call, reclaim);
     if (hd_anomaly_on && status == HD_OK)
         status = hd_anomaly_check_backward(node->op, &call, was_finite, node->place);
     drop_saved(node); // before gradients are added up, so that dout handed on has one owner
     for (int i = 0; i < node->nin; i++) {
-        if (status == HD_OK && want[i])
-            status = deliver(&node->in[i], din[i]);
-        else
-            hd_tensor_release(din[i]);
+        hd_tensor *din = room->din[i];
+        if (status == HD_OK && room->want[i]) {
+            status = deliver(&node->in[i], din);
+            if (may_retry(status, reclaim))
+                status = deliver(&node->in[i], din);
+            din = status == HD_OK ? NULL : din;
+        }
+        hd_tensor_release(din);
     }
+    if (status == HD_ENOMEM)
+        hd_fail(HD_ENOMEM, "backward of %s: out of memory", node->op->name);
     return status;
 }
 
-static hd_status sweep(node_list *list) {
-    size_t widest = 1;
-    for (size_t at = 0; at < list->count; at++)
-        if ((size_t)list->items[at]->nin > widest)
-            widest = (size_t)list->items[at]->nin;
-    hd_tensor **in = hd_alloc(widest * sizeof *in), **din = hd_alloc(widest * sizeof *din);
-    bool *want = hd_alloc(widest * sizeof *want);
-    int64_t(*shapes)[HD_MAX_DIMS] = hd_alloc(widest * sizeof *shapes);
-    int *ndims = hd_alloc(widest * sizeof *ndims);
-    hd_dtype *dtypes = hd_alloc(widest * sizeof *dtypes);
+static hd_status sweep(const node_list *list, const call_room *room, const hd_reclaim *reclaim) {
     hd_status status = HD_OK;
-    if (!in || !din || !want || !shapes || !ndims || !dtypes)
-        status = hd_fail(HD_ENOMEM, "backward: no memory for %zu inputs", widest);
     for (size_t at = 0; at < list->count; at++) {
         hd_node *node = list->items[at];
         if (status == HD_OK && node->dout)
-            status = sweep_node(node, in, din, want, shapes, ndims, dtypes);
+            status = sweep_node(node, room, reclaim);
         drop_saved(node);
         node->spent = true;
     }
-    hd_free(in), hd_free(din), hd_free(want), hd_free(shapes), hd_free(ndims), hd_free(dtypes);
     return status;
 }
 
@@ -414,28 +463,67 @@ static hd_status check_root(const hd_tensor *root, const hd_tensor *dy) {
     return HD_OK;
 }
 
-hd_status hd_tape_backward(hd_tensor *root, hd_tensor *dy) {
+// What a sweep needs; nothing of the graph has changed when this fails.
+typedef struct {
     hd_tensor *seed;
-    node_list list = {0};
-    HD_CHECK(check_root(root, dy));
-    HD_CHECK(dy ? hd_do_clone(dy, HD_ROW_MAJOR, &seed) : hd_do_full_like(root, 1, &seed));
+    node_list list;
+    call_room room;
+} preparation;
+
+static void preparation_free(preparation *p) {
+    hd_tensor_release(p->seed);
+    hd_free(p->list.items);
+    hd_free(p->room.shapes);
+}
+
+static hd_status prepare(hd_tensor *root, hd_tensor *dy, preparation *p) {
+    size_t widest = 1;
+    *p = (preparation){0};
+    HD_CHECK(dy ? hd_do_clone(dy, HD_ROW_MAJOR, &p->seed) : hd_do_full_like(root, 1, &p->seed));
     if (!root->node)
-        return accumulate_leaf(root, seed);
-    hd_status status = collect(root->node, &list);
-    if (status == HD_OK) {
-        qsort(list.items, list.count, sizeof *list.items, later_first);
-        status = accumulate(&root->node->dout, seed);
-    } else {
-        hd_tensor_release(seed);
+        return HD_OK;
+    HD_CHECK(collect(root->node, &p->list));
+    for (size_t at = 0; at < p->list.count; at++)
+        if ((size_t)p->list.items[at]->nin > widest)
+            widest = (size_t)p->list.items[at]->nin;
+    return room_new(widest, &p->room);
+}
+
+static hd_status backward(hd_tensor *root, preparation *p, const hd_reclaim *reclaim) {
+    hd_status status;
+    node_list *list = &p->list;
+    if (!root->node) {
+        status = accumulate_leaf(root, p->seed);
+        p->seed = status == HD_OK ? NULL : p->seed;
+        return status;
     }
+    qsort(list->items, list->count, sizeof *list->items, later_first);
+    root->node->dout = p->seed;
+    p->seed = NULL;
     // The nodes live on their tensors and on each other; hold them all while sweeping.
-    for (size_t i = 0; status == HD_OK && i < list.count; i++)
-        list.items[i]->refs++;
-    if (status == HD_OK) {
-        status = sweep(&list);
-        for (size_t i = 0; i < list.count; i++)
-            hd_node_release(list.items[i]);
+    for (size_t i = 0; i < list->count; i++)
+        list->items[i]->refs++;
+    status = sweep(list, &p->room, reclaim);
+    for (size_t i = 0; i < list->count; i++)
+        hd_node_release(list->items[i]);
+    return status;
+}
+
+hd_status hd_tape_backward(hd_tensor *root, hd_tensor *dy, const hd_reclaim *reclaim) {
+    static bool sweeping;
+    preparation p;
+    if (sweeping) // a finalizer that `reclaim` runs
+        return hd_fail(HD_EARG, "backward: called while another backward runs\n  hint: not from a finalizer");
+    HD_CHECK(check_root(root, dy));
+    sweeping = true;
+    hd_status status = prepare(root, dy, &p);
+    if (may_retry(status, reclaim)) {
+        preparation_free(&p);
+        status = prepare(root, dy, &p);
     }
-    hd_free(list.items);
+    if (status == HD_OK)
+        status = backward(root, &p, reclaim);
+    preparation_free(&p);
+    sweeping = false;
     return status;
 }

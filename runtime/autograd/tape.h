@@ -13,8 +13,14 @@ hd_status hd_ad_apply(const hd_op *op, int nin, hd_tensor **in, const hd_op_args
 
 // d root / d leaf is added to leaf->grad for every leaf with requires_grad. dy: gradient of root, NULL for a root of
 // one element (1). The graph below root is released. HD_EARG: nothing recorded, released before, or a saved tensor
-// changed in place.
-hd_status hd_tape_backward(hd_tensor *root, hd_tensor *dy);
+// changed in place. HD_ENOMEM: the graph is released all the same, and each gradient either has this sweep's share or
+// not; inputs and parameters are untouched. `reclaim` (NULL: none) is called when memory runs out, between ops; then
+// the step is tried once more.
+typedef struct {
+    void (*run)(void *context);
+    void *context;
+} hd_reclaim;
+hd_status hd_tape_backward(hd_tensor *root, hd_tensor *dy, const hd_reclaim *reclaim);
 
 bool hd_grad_enabled(void);
 bool hd_set_grad_enabled(bool on);             // returns the value before

@@ -2,6 +2,7 @@
 // Layer: bind. Stack effects are written as in the Lua manual: [-pops, +pushes, raises].
 #include "bind/bind.h"
 #include "core/alloc.h"
+#include "core/holders.h"
 #include <limits.h>
 #include <math.h>
 #include <stdio.h>
@@ -160,7 +161,7 @@ void hd_bind_boxes(lua_State *L) {
 
 static size_t live_after_collection;
 
-void hd_collect(lua_State *L) {
+static void collect(lua_State *L) {
     hd_memory_info info;
     lua_gc(L, LUA_GCCOLLECT);
     hd_memory(&info);
@@ -178,7 +179,28 @@ static void collect_after_growth(lua_State *L, int divisor) {
     hd_memory_info info;
     hd_memory(&info);
     if (info.live > live_after_collection + allowed_growth(L) / (size_t)divisor)
-        hd_collect(L);
+        collect(L);
+}
+
+void hd_reclaim_memory(lua_State *L) {
+    collect(L);
+    hd_alloc_trim();
+}
+
+static hd_status tried; // by HD_RETRY; Lua's thread alone uses it
+
+bool hd_is_short(lua_State *L, hd_status status) {
+    tried = status;
+    if (status == HD_ENOMEM)
+        hd_reclaim_memory(L);
+    return status == HD_ENOMEM;
+}
+
+hd_status hd_retried(void) { return tried; }
+
+hd_status hd_new_tensor(lua_State *L, hd_dtype dtype, int ndim, const int64_t *shape, hd_layout layout,
+                        hd_tensor **out) {
+    return HD_RETRY(L, hd_tensor_new(dtype, ndim, shape, layout, out));
 }
 
 void hd_collect_if_due(lua_State *L) { collect_after_growth(L, 1); }
@@ -266,7 +288,18 @@ int hd_raise_text(lua_State *L, const char *text) {
     return lua_error(L);
 }
 
-int hd_raise(lua_State *L) { return hd_raise_text(L, hd_message()); }
+// hd_message(), and where memory ran out, who holds it.
+static const char *whole_message(void) {
+    static char text[4096];
+    if (hd_message_code() != HD_ENOMEM)
+        return hd_message();
+    const int n = snprintf(text, 2048, "%s", hd_message());
+    hd_holders_text(text + (n < 2047 ? n : 2047), 1536);
+    strcat(text, "\n  hint: smaller batches or tensors, hd.no_grad where no gradient is needed, or a higher --memory");
+    return text;
+}
+
+int hd_raise(lua_State *L) { return hd_raise_text(L, whole_message()); }
 
 int hd_raisef(lua_State *L, const char *format, ...) {
     char text[1024];
@@ -279,7 +312,7 @@ int hd_raisef(lua_State *L, const char *format, ...) {
 
 int hd_return_failure(lua_State *L) {
     lua_pushnil(L);
-    lua_pushstring(L, hd_message());
+    lua_pushstring(L, whole_message());
     return 2;
 }
 

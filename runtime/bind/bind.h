@@ -30,11 +30,20 @@ hd_tensor **hd_push_box(lua_State *L);
 int hd_box_done(lua_State *L); // returns 1, so that `return hd_box_done(L)` reads well
 // Push a tensor that C also holds (a gradient): the same Lua object each time. Retains. [-0, +1, raises]
 void hd_push_tensor(lua_State *L, hd_tensor *x);
+// Where `call`, which gives a status, runs out of memory: collect everything, empty the cache, and try once more. Only
+// where a failed call has no effect, with every tensor in use on the stack. [-0, +0]
+#define HD_RETRY(L, call) (hd_is_short((L), (call)) ? (call) : hd_retried())
+bool hd_is_short(lua_State *L, hd_status status);
+hd_status hd_retried(void);
+// A row-major (or other) tensor of undefined contents into a box, tried again as above. [-0, +0]
+hd_status hd_new_tensor(lua_State *L, hd_dtype dtype, int ndim, const int64_t *shape, hd_layout layout,
+                        hd_tensor **box);
 // Run the collector if native memory calls for it. Before allocating, with every tensor in use on the stack. [-0, +0]
 void hd_collect_if_due(lua_State *L);
 
 // Errors: misuse raises at the user's line (frames of C and of hdlua's own lib/ are skipped; the path of the nn layer
-// that was running is put in front); the outside world returns nil, message.
+// that was running is put in front); the outside world returns nil, message. Where memory ran out both say who holds
+// it.
 int hd_raise(lua_State *L); // with hd_message()
 int hd_raisef(lua_State *L, const char *format, ...) __attribute__((format(printf, 2, 3)));
 int hd_return_failure(lua_State *L); // nil, hd_message()
@@ -49,7 +58,7 @@ struct hd_op;
 struct hd_op_args;
 // Run an op, push its result: collects if due, retries once after collecting when memory runs out. [-0, +1, raises]
 int hd_apply(lua_State *L, const struct hd_op *op, int nin, hd_tensor **in, const struct hd_op_args *args);
-void hd_collect(lua_State *L);                // a full collection, now
+void hd_reclaim_memory(lua_State *L);         // a full collection, and the cache goes back to the system
 void hd_collect_before_sweep(lua_State *L);   // as hd_collect_if_due, sooner
 void hd_box_release(lua_State *L, int index); // let a box's tensor go
 int hd_box_collect(lua_State *L);             // its __gc

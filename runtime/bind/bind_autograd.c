@@ -59,10 +59,12 @@ static int l_set_grad(lua_State *L) {
 static int l_detach(lua_State *L) {
     const hd_tensor *x = hd_check_tensor(L, 1);
     hd_tensor **box = hd_push_box(L);
-    if (hd_tensor_detach(x, box) != HD_OK)
+    if (HD_RETRY(L, hd_tensor_detach(x, box)) != HD_OK)
         return hd_raise(L);
     return hd_box_done(L);
 }
+
+static void reclaim(void *L) { hd_reclaim_memory(L); }
 
 // What the guard of a run looks at before the optimizer's step: the value that was swept from, a loss.
 static double backward_value; // one that is not finite stays until it is read
@@ -93,7 +95,7 @@ static int l_backward_value(lua_State *L) {
 static int l_backward(lua_State *L) {
     hd_tensor *y = hd_check_tensor(L, 1), *dy = lua_isnoneornil(L, 2) ? NULL : hd_check_tensor(L, 2);
     hd_collect_before_sweep(L);
-    if (hd_tape_backward(y, dy) != HD_OK || note_value(y) != HD_OK)
+    if (hd_tape_backward(y, dy, &(hd_reclaim){reclaim, L}) != HD_OK || note_value(y) != HD_OK)
         return hd_raise(L);
     return 0;
 }

@@ -105,7 +105,7 @@ static int create_filled(lua_State *L, const char *where, int arg, const double 
     const create_options o = read_options(L, arg, where, HD_F32);
     hd_collect_if_due(L);
     hd_tensor **box = hd_push_box(L);
-    hd_status status = hd_tensor_new(o.dtype, ndim, shape, HD_ROW_MAJOR, box);
+    hd_status status = hd_new_tensor(L, o.dtype, ndim, shape, HD_ROW_MAJOR, box);
     if (status == HD_OK && value)
         status = hd_do_fill(*box, *value);
     return finish(L, status, box, &o);
@@ -132,7 +132,7 @@ static int l_full(lua_State *L) {
     read_shape(L, 1, "full", &ndim, shape);
     hd_collect_if_due(L);
     hd_tensor **box = hd_push_box(L);
-    hd_status status = hd_tensor_new(o.dtype, ndim, shape, HD_ROW_MAJOR, box);
+    hd_status status = hd_new_tensor(L, o.dtype, ndim, shape, HD_ROW_MAJOR, box);
     if (status == HD_OK)
         status = hd_do_fill(*box, value);
     return finish(L, status, box, &o);
@@ -148,7 +148,7 @@ static int l_empty_weight(lua_State *L) {
     if (ndim < 2)
         return hd_raisef(L, "empty_weight: got %d dimensions, expected at least 2", ndim);
     hd_tensor **box = hd_push_box(L);
-    return finish(L, hd_conv_weight_new(o.dtype, ndim, shape, box), box, &o);
+    return finish(L, HD_RETRY(L, hd_conv_weight_new(o.dtype, ndim, shape, box)), box, &o);
 }
 
 // hd.tensor(nested table, number or boolean) -------------------------------------------------
@@ -207,7 +207,7 @@ static int l_tensor(lua_State *L) {
     const create_options o = read_options(L, 2, "tensor", natural);
     hd_collect_if_due(L);
     hd_tensor **box = hd_push_box(L);
-    if (hd_tensor_new(o.dtype, ndim, shape, HD_ROW_MAJOR, box) != HD_OK)
+    if (hd_new_tensor(L, o.dtype, ndim, shape, HD_ROW_MAJOR, box) != HD_OK)
         return hd_raise(L);
     const hd_view v = hd_tensor_as_view(*box);
     lua_pushvalue(L, 1);
@@ -222,7 +222,7 @@ static int create_range(lua_State *L, double first, double step, int64_t n, cons
     if (n < 0 || n > INT64_MAX / 16)
         return hd_raisef(L, "range: bad number of elements: got %lld", (long long)n);
     hd_tensor **box = hd_push_box(L);
-    if (hd_tensor_new(o->dtype, 1, &n, HD_ROW_MAJOR, box) != HD_OK)
+    if (hd_new_tensor(L, o->dtype, 1, &n, HD_ROW_MAJOR, box) != HD_OK)
         return hd_raise(L);
     for (int64_t i = 0; i < n; i++)
         hd_store((*box)->storage->data, o->dtype, i, first + step * (double)i);
@@ -267,7 +267,7 @@ static int l_eye(lua_State *L) {
     const int64_t n = hd_check_int(L, 1), m = lua_type(L, 2) == LUA_TNUMBER ? hd_check_int(L, 2) : n;
     const create_options o = read_options(L, lua_type(L, 2) == LUA_TTABLE ? 2 : 3, "eye", HD_F32);
     hd_tensor **box = hd_push_box(L);
-    hd_status status = hd_tensor_new(o.dtype, 2, (int64_t[]){n, m}, HD_ROW_MAJOR, box);
+    hd_status status = hd_new_tensor(L, o.dtype, 2, (int64_t[]){n, m}, HD_ROW_MAJOR, box);
     if (status == HD_OK)
         status = hd_do_fill(*box, 0);
     for (int64_t i = 0; status == HD_OK && i < n && i < m; i++)
@@ -299,7 +299,7 @@ static int create_random(lua_State *L, const char *where, int arg, hd_random kin
     hd_rng *rng = option_rng(L, &o);
     hd_collect_if_due(L);
     hd_tensor **box = hd_push_box(L);
-    hd_status status = hd_tensor_new(o.dtype, ndim, shape, HD_ROW_MAJOR, box);
+    hd_status status = hd_new_tensor(L, o.dtype, ndim, shape, HD_ROW_MAJOR, box);
     if (status == HD_OK)
         status = fill_random(*box, kind, lo, hi, rng);
     return finish(L, status, box, &o);
@@ -323,7 +323,7 @@ static int create_like(lua_State *L, const char *where, hd_random kind, double l
     hd_rng *rng = option_rng(L, &o);
     hd_collect_if_due(L);
     hd_tensor **box = hd_push_box(L);
-    hd_status status = hd_tensor_new_like(x, o.dtype, box);
+    hd_status status = HD_RETRY(L, hd_tensor_new_like(x, o.dtype, box));
     if (status == HD_OK)
         status = fill_random(*box, kind, lo, hi, rng);
     return finish(L, status, box, &o);
@@ -339,7 +339,7 @@ static int fill_like(lua_State *L, double value, const char *where) {
     const create_options o = read_options(L, 2, where, x->dtype);
     hd_collect_if_due(L);
     hd_tensor **box = hd_push_box(L);
-    hd_status status = hd_tensor_new_like(x, o.dtype, box);
+    hd_status status = HD_RETRY(L, hd_tensor_new_like(x, o.dtype, box));
     if (status == HD_OK)
         status = hd_do_fill(*box, value);
     return finish(L, status, box, &o);

@@ -23,7 +23,7 @@ static void *data_of(const hd_tensor *x) { return hd_tensor_as_view(x).data; }
 static hd_tensor *push_new(lua_State *L, hd_dtype dtype, int ndim, const int64_t *shape, hd_layout layout) {
     hd_collect_if_due(L);
     hd_tensor **box = hd_push_box(L);
-    if (hd_tensor_new(dtype, ndim, shape, layout, box) != HD_OK)
+    if (hd_new_tensor(L, dtype, ndim, shape, layout, box) != HD_OK)
         hd_raise(L);
     hd_box_done(L);
     return *box;
@@ -48,7 +48,7 @@ static int64_t *push_labels(lua_State *L, int64_t n) { return data_of(push_kept(
 static int l_font_find(lua_State *L) {
     const char *name = luaL_checkstring(L, 1);
     char **path = hd_push_resource(L, sizeof *path, free_text);
-    if (hd_font_find(name, path) != HD_OK)
+    if (HD_RETRY(L, hd_font_find(name, path)) != HD_OK)
         return hd_return_failure(L);
     lua_pushstring(L, *path);
     return 1;
@@ -67,12 +67,12 @@ static int l_font_load(lua_State *L) {
     int size = check_size(L, 2, "emoji");
     hd_font *font = hd_push_resource(L, sizeof *font, free_font);
     int at = lua_gettop(L);
-    if (hd_font_open(path, font) != HD_OK)
+    if (HD_RETRY(L, hd_font_open(path, font)) != HD_OK)
         return hd_return_failure(L);
     uint8_t *x = push_pictures(L, font->count, size);
     int64_t *codes = push_labels(L, font->count);
     for (int i = 0; i < font->count; i++) {
-        if (hd_font_picture(font, i, size, x + (int64_t)i * 3 * size * size) != HD_OK)
+        if (HD_RETRY(L, hd_font_picture(font, i, size, x + (int64_t)i * 3 * size * size)) != HD_OK)
             return hd_return_failure(L);
         codes[i] = font->glyphs[i].code;
     }
@@ -87,7 +87,7 @@ static int l_cifar_load(lua_State *L) {
     int64_t total = 0, done = 0, count;
     for (lua_Integer i = 1; i <= files; i++, lua_pop(L, 1)) {
         lua_rawgeti(L, 1, i);
-        if (hd_cifar_count(luaL_checkstring(L, -1), &count) != HD_OK)
+        if (HD_RETRY(L, hd_cifar_count(luaL_checkstring(L, -1), &count)) != HD_OK)
             return hd_return_failure(L);
         total += count;
     }
@@ -96,10 +96,10 @@ static int l_cifar_load(lua_State *L) {
     for (lua_Integer i = 1; i <= files; i++, lua_pop(L, 1), done += count) {
         lua_rawgeti(L, 1, i);
         const char *path = luaL_checkstring(L, -1);
-        hd_status status = hd_cifar_count(path, &count);
+        hd_status status = HD_RETRY(L, hd_cifar_count(path, &count));
         if (status == HD_OK && count > total - done)
             status = hd_fail(HD_EIO, "'%s' changed while it was read", path);
-        if (status != HD_OK || hd_cifar_read(path, count, x + done * 3072, labels + done) != HD_OK)
+        if (status != HD_OK || HD_RETRY(L, hd_cifar_read(path, count, x + done * 3072, labels + done)) != HD_OK)
             return hd_return_failure(L);
     }
     return 2;
@@ -112,7 +112,8 @@ static int l_idx_load(lua_State *L) {
     int at = lua_gettop(L);
     hd_idx idx;
     lua_pushfstring(L, "'%s'", path);
-    if (hd_file_read_gz(path, (size_t)4 << 30, file) != HD_OK || hd_idx_parse(lua_tostring(L, -1), file, &idx) != HD_OK)
+    if (HD_RETRY(L, hd_file_read_gz(path, (size_t)4 << 30, file)) != HD_OK ||
+        hd_idx_parse(lua_tostring(L, -1), file, &idx) != HD_OK)
         return hd_return_failure(L);
     hd_tensor *x = push_kept(L, HD_U8, idx.ndim, idx.shape);
     if (hd_tensor_numel(x))
@@ -138,7 +139,8 @@ static int l_picture_into(lua_State *L) {
     hd_image *image = hd_push_resource(L, sizeof *image, free_image);
     hd_image *small = hd_push_resource(L, sizeof *small, free_image);
     int at = lua_gettop(L);
-    if (hd_image_read(path, (int)c, image) != HD_OK || hd_image_cover(image, (int)w, (int)h, small) != HD_OK)
+    if (HD_RETRY(L, hd_image_read(path, (int)c, image)) != HD_OK ||
+        HD_RETRY(L, hd_image_cover(image, (int)w, (int)h, small)) != HD_OK)
         return hd_return_failure(L);
     uint8_t *out = (uint8_t *)data_of(x) + (i - 1) * c * h * w;
     for (int64_t k = 0; k < c; k++)
@@ -252,7 +254,7 @@ static int l_loader_new(lua_State *L) {
     loader_box *b = lua_newuserdatauv(L, sizeof *b, 0);
     *b = (loader_box){.batch = config.batch};
     luaL_setmetatable(L, LOADER_NAME);
-    if (hd_loader_new(&config, &b->loader) != HD_OK)
+    if (HD_RETRY(L, hd_loader_new(&config, &b->loader)) != HD_OK)
         return hd_raise(L);
     b->x = hd_tensor_retain((hd_tensor *)x);
     b->labels = labels ? hd_tensor_retain((hd_tensor *)labels) : NULL;

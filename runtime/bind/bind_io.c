@@ -37,7 +37,7 @@ static int push_done(lua_State *L, hd_status status) {
 static hd_tensor *push_new(lua_State *L, hd_dtype dtype, int ndim, const int64_t *shape) {
     hd_collect_if_due(L);
     hd_tensor **box = hd_push_box(L);
-    return hd_tensor_new(dtype, ndim, shape, HD_ROW_MAJOR, box) == HD_OK ? *box : NULL;
+    return hd_new_tensor(L, dtype, ndim, shape, HD_ROW_MAJOR, box) == HD_OK ? *box : NULL;
 }
 
 static void *data_of(const hd_tensor *x) { return hd_tensor_as_view(x).data; }
@@ -48,7 +48,7 @@ static void *data_of(const hd_tensor *x) { return hd_tensor_as_view(x).data; }
 static int l_file_write(lua_State *L) {
     size_t size;
     const char *path = luaL_checkstring(L, 1), *text = luaL_checklstring(L, 2, &size);
-    return push_done(L, hd_file_write(path, text, size, lua_toboolean(L, 3)));
+    return push_done(L, HD_RETRY(L, hd_file_write(path, text, size, lua_toboolean(L, 3))));
 }
 
 // core.path_kind(path) -> "file", "folder", "other" or nil
@@ -63,7 +63,7 @@ static int l_folder_list(lua_State *L) {
     const char *path = luaL_checkstring(L, 1);
     hd_folder *folder = hd_push_resource(L, sizeof *folder, free_folder);
     int at = lua_gettop(L);
-    if (hd_folder_list(path, folder) != HD_OK)
+    if (HD_RETRY(L, hd_folder_list(path, folder)) != HD_OK)
         return hd_return_failure(L);
     lua_createtable(L, folder->count, 0);
     for (int i = 0; i < folder->count; i++) {
@@ -188,7 +188,7 @@ static int l_safetensors_load(lua_State *L) {
     const char *path = luaL_checkstring(L, 1);
     hd_safetensors **f = hd_push_resource(L, sizeof *f, free_safetensors);
     int at = lua_gettop(L);
-    if (hd_safetensors_open(path, f) != HD_OK)
+    if (HD_RETRY(L, hd_safetensors_open(path, f)) != HD_OK)
         return hd_return_failure(L);
     lua_createtable(L, 0, (*f)->count);
     push_texts(L, *f);
@@ -198,7 +198,7 @@ static int l_safetensors_load(lua_State *L) {
         const hd_safetensors_entry *e = &(*f)->entries[i];
         hd_tensor *x = push_new(L, hd_numbers[e->type].dtype, e->ndim, e->shape);
         int64_t odd = 0;
-        if (!x || hd_safetensors_read(*f, i, data_of(x), &odd) != HD_OK)
+        if (!x || HD_RETRY(L, hd_safetensors_read(*f, i, data_of(x), &odd)) != HD_OK)
             return hd_return_failure(L);
         hd_box_done(L);
         lua_setfield(L, at + 1, e->name);
@@ -242,7 +242,8 @@ static int l_safetensors_save(lua_State *L) {
         items[i] = (hd_safetensors_item){list_string(L, 2, i + 1), list_view(L, 3, i + 1)};
     for (int i = 0; i < ntexts; i++)
         texts[i] = (hd_safetensors_text){list_string(L, 4, i + 1), list_string(L, 5, i + 1)};
-    return push_done(L, hd_safetensors_write(path, items, count, texts, ntexts, lua_toboolean(L, 6)));
+    const bool keep = lua_toboolean(L, 6);
+    return push_done(L, HD_RETRY(L, hd_safetensors_write(path, items, count, texts, ntexts, keep)));
 }
 
 // npy and npz ----------------------------------------------------------------
@@ -274,7 +275,7 @@ static int l_npy_load(lua_State *L) {
     int at = lua_gettop(L);
     hd_npy array;
     lua_pushfstring(L, "'%s'", path);
-    if (hd_file_read(path, HD_NPY_CAP, file) != HD_OK ||
+    if (HD_RETRY(L, hd_file_read(path, HD_NPY_CAP, file)) != HD_OK ||
         hd_npy_parse(lua_tostring(L, -1), file->data, file->size, &array) != HD_OK || push_array(L, &array) != HD_OK)
         return hd_return_failure(L);
     hd_release_resource(L, at);
@@ -284,7 +285,7 @@ static int l_npy_load(lua_State *L) {
 // core.npy_save(path, tensor) -> true
 static int l_npy_save(lua_State *L) {
     hd_view v = hd_tensor_as_view(hd_check_tensor(L, 2));
-    return push_done(L, hd_npy_write(luaL_checkstring(L, 1), &v));
+    return push_done(L, HD_RETRY(L, hd_npy_write(luaL_checkstring(L, 1), &v)));
 }
 
 // Member i into the table at `table`.
@@ -295,7 +296,7 @@ static hd_status load_member(lua_State *L, const hd_npz *z, int i, int table) {
     hd_bytes *member = hd_push_resource(L, sizeof *member, free_bytes);
     int at = lua_gettop(L);
     hd_npy array;
-    HD_CHECK(hd_npz_read(where, z, i, member));
+    HD_CHECK(HD_RETRY(L, hd_npz_read(where, z, i, member)));
     HD_CHECK(hd_npy_parse(where, member->data, member->size, &array));
     HD_CHECK(push_array(L, &array));
     lua_setfield(L, table, name);
@@ -309,12 +310,12 @@ static int l_npz_load(lua_State *L) {
     const char *path = luaL_checkstring(L, 1);
     hd_npz *z = hd_push_resource(L, sizeof *z, free_npz);
     int at = lua_gettop(L);
-    if (hd_npz_open(path, z) != HD_OK)
+    if (HD_RETRY(L, hd_npz_open(path, z)) != HD_OK)
         return hd_return_failure(L);
     lua_createtable(L, 0, z->count);
     for (int i = 0; i < z->count; i++)
         if (load_member(L, z, i, at + 1) != HD_OK) {
-            hd_fail(HD_EFORMAT, "'%s': %s", path, hd_message());
+            hd_fail(hd_message_code(), "'%s': %s", path, hd_message());
             return hd_return_failure(L);
         }
     hd_release_resource(L, at);
@@ -333,7 +334,7 @@ static int l_npz_save(lua_State *L) {
         names[i] = list_string(L, 2, i + 1);
         views[i] = list_view(L, 3, i + 1);
     }
-    return push_done(L, hd_npz_write(path, names, views, count));
+    return push_done(L, HD_RETRY(L, hd_npz_write(path, names, views, count)));
 }
 
 // Pictures -------------------------------------------------------------------
@@ -345,7 +346,7 @@ static int l_image_load(lua_State *L) {
     bool as_f32 = lua_toboolean(L, 3);
     hd_image *image = hd_push_resource(L, sizeof *image, free_image);
     int at = lua_gettop(L);
-    if (hd_image_read(path, channels, image) != HD_OK)
+    if (HD_RETRY(L, hd_image_read(path, channels, image)) != HD_OK)
         return hd_return_failure(L);
     int64_t c = image->channels, plane = (int64_t)image->width * image->height;
     const int64_t shape[3] = {c, image->height, image->width};
@@ -362,6 +363,20 @@ static int l_image_load(lua_State *L) {
                 b[k * plane + i] = image->pixels[i * c + k];
     hd_release_resource(L, at);
     return hd_box_done(L);
+}
+
+// Memory for a resource to own. [-0, +0, raises]
+static void *room_for(lua_State *L, const char *where, size_t bytes) {
+    void *block = hd_alloc(bytes);
+    if (!block) {
+        hd_reclaim_memory(L);
+        block = hd_alloc(bytes);
+    }
+    if (!block) {
+        hd_fail(HD_ENOMEM, "%s: out of memory", where);
+        hd_raise(L);
+    }
+    return block;
 }
 
 // A picture tensor [c,h,w] or [h,w], packed as doubles 0 to 255 (f32 and f64: [-1,1] before).
@@ -390,9 +405,7 @@ static picture check_picture(lua_State *L, int arg, const char *where) {
                   hd_tensor_text(x), HD_IMAGE_SIDE_CAP);
     int64_t n = p.c * p.h * p.w;
     void **block = hd_push_resource(L, sizeof *block, free_block);
-    p.packed = *block = hd_alloc((size_t)n * hd_dtype_size(x->dtype));
-    if (!p.packed)
-        hd_raisef(L, "%s: no memory for a picture of %s", where, hd_tensor_text(x));
+    p.packed = *block = room_for(L, where, (size_t)n * hd_dtype_size(x->dtype));
     hd_view v = hd_tensor_as_view(x);
     hd_view_pack(&v, 0, n, p.packed);
     return p;
@@ -404,14 +417,13 @@ static int l_image_encode(lua_State *L) {
     hd_image *image = hd_push_resource(L, sizeof *image, free_image);
     hd_bytes *png = hd_push_resource(L, sizeof *png, free_bytes);
     int at = lua_gettop(L);
-    *image = (hd_image){(int)p.w, (int)p.h, (int)p.c, hd_alloc((size_t)(p.c * p.h * p.w))};
-    if (!image->pixels)
-        return hd_raisef(L, "image.save: no memory for a picture of %dx%d", image->width, image->height);
+    *image = (hd_image){(int)p.w, (int)p.h, (int)p.c, NULL};
+    image->pixels = room_for(L, "image.save", (size_t)(p.c * p.h * p.w));
     int64_t plane = p.h * p.w;
     for (int64_t k = 0; k < p.c; k++)
         for (int64_t i = 0; i < plane; i++)
             image->pixels[i * p.c + k] = hd_round_byte(sample(&p, k * plane + i));
-    if (hd_image_encode(image, png) != HD_OK)
+    if (HD_RETRY(L, hd_image_encode(image, png)) != HD_OK)
         return hd_raise(L);
     lua_pushlstring(L, (const char *)png->data, png->size);
     for (int i = at; i > at - 3; i--)
@@ -462,7 +474,7 @@ static int l_image_resize(lua_State *L) {
                              .from = &r,
                              .sink = tensor_row,
                              .to = &r};
-    if (hd_resample(&args) != HD_OK)
+    if (HD_RETRY(L, hd_resample(&args)) != HD_OK)
         return hd_raise(L);
     hd_release_resource(L, at);
     return hd_box_done(L);

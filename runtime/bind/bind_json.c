@@ -17,9 +17,14 @@ static void free_text(void *p) { cJSON_free(*(char **)p); }
 
 static void encode_into(lua_State *L, int index, cJSON *node, int depth);
 
+static int out_of_memory(lua_State *L) {
+    hd_fail(HD_ENOMEM, "json: out of memory");
+    return hd_raise(L);
+}
+
 static cJSON *made(lua_State *L, cJSON *node) {
     if (!node)
-        hd_raisef(L, "json: no memory");
+        out_of_memory(L);
     return node;
 }
 
@@ -86,7 +91,7 @@ static void encode_object(lua_State *L, int index, cJSON *node, int depth) {
         cJSON *item = shell_of(L, lua_gettop(L));
         if (!cJSON_AddItemToObject(node, keys[i], item)) {
             cJSON_Delete(item);
-            hd_raisef(L, "json: no memory");
+            out_of_memory(L);
         }
         encode_into(L, lua_gettop(L), item, depth + 1);
         lua_pop(L, 1);
@@ -114,7 +119,7 @@ static int l_json_encode(lua_State *L) {
     encode_into(L, 1, *root, 1);
     *text = cJSON_PrintUnformatted(*root);
     if (!*text)
-        return hd_raisef(L, "json: no memory");
+        return out_of_memory(L);
     lua_pushstring(L, *text);
     hd_release_resource(L, 3);
     hd_release_resource(L, 2);

@@ -295,29 +295,23 @@ static bool is_options(lua_State *L, int arg) {
 
 // Calling ------------------------------------------------------------------------------------------------------------
 
-static hd_status apply_with_retry(lua_State *L, const hd_op *op, int nin, hd_tensor **in, const hd_op_args *args,
-                                  bool inplace, hd_tensor **out) {
-    if (hd_anomaly_on) {
-        hd_push_place(L); // stays on the stack while the op runs
-        hd_anomaly_place(lua_tostring(L, -1));
-    }
-    const int top = lua_gettop(L);
-    hd_status status = hd_ad_apply(op, nin, in, args, inplace, out);
-    if (status == HD_ENOMEM) {
-        hd_collect(L); // dead tensors may hold what is missing
-        status = hd_ad_apply(op, nin, in, args, inplace, out);
-    }
-    if (hd_anomaly_on) {
-        hd_anomaly_place(NULL);
-        lua_settop(L, top - 1);
-    }
+// With the user's line at hand in anomaly mode.
+static hd_status apply(lua_State *L, const hd_op *op, int nin, hd_tensor **in, const hd_op_args *args, bool inplace,
+                       hd_tensor **out) {
+    if (!hd_anomaly_on)
+        return HD_RETRY(L, hd_ad_apply(op, nin, in, args, inplace, out));
+    hd_push_place(L); // stays on the stack while the op runs
+    hd_anomaly_place(lua_tostring(L, -1));
+    const hd_status status = HD_RETRY(L, hd_ad_apply(op, nin, in, args, inplace, out));
+    hd_anomaly_place(NULL);
+    lua_pop(L, 1);
     return status;
 }
 
 int hd_apply(lua_State *L, const hd_op *op, int nin, hd_tensor **in, const hd_op_args *args) {
     hd_collect_if_due(L);
     hd_tensor **out = hd_push_box(L);
-    if (apply_with_retry(L, op, nin, in, args, false, out) != HD_OK)
+    if (apply(L, op, nin, in, args, false, out) != HD_OK)
         return hd_raise(L);
     return hd_box_done(L);
 }
@@ -377,7 +371,7 @@ static int l_op(lua_State *L) {
     if (!inplace)
         return hd_apply(L, s->op, nin, in, &args);
     hd_tensor *out;
-    if (apply_with_retry(L, s->op, nin, in, &args, true, &out) != HD_OK)
+    if (apply(L, s->op, nin, in, &args, true, &out) != HD_OK)
         return hd_raise(L);
     hd_tensor_release(out);
     lua_pushvalue(L, 1);

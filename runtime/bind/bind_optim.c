@@ -42,7 +42,7 @@ static int l_adam(lua_State *L) {
                                .weight_decay = option(L, 6, "weight_decay", 0),
                                .decoupled = option(L, 6, "decoupled", 0) != 0,
                                .grad_scale = option(L, 6, "grad_scale", 1)};
-    return finish(L, hd_be()->adam(&args), p);
+    return finish(L, HD_RETRY(L, hd_be()->adam(&args)), p);
 }
 
 // core.sgd(p, g, m or nil, {lr, momentum, weight_decay, nesterov, grad_scale}): one step, in place
@@ -58,14 +58,14 @@ static int l_sgd(lua_State *L) {
                         .grad_scale = option(L, 4, "grad_scale", 1)};
     if (!lua_isnoneornil(L, 3))
         args.m = check_partner(L, 3, p, "sgd");
-    return finish(L, hd_be()->sgd(&args), p);
+    return finish(L, HD_RETRY(L, hd_be()->sgd(&args)), p);
 }
 
 // core.lerp_(a, b, weight): a += weight * (b - a)
 static int l_lerp_(lua_State *L) {
     hd_tensor *a = hd_check_tensor(L, 1);
     const hd_lerp_args args = {hd_tensor_as_view(a), check_partner(L, 2, a, "lerp_"), luaL_checknumber(L, 3)};
-    return finish(L, hd_be()->lerp(&args), a);
+    return finish(L, HD_RETRY(L, hd_be()->lerp(&args)), a);
 }
 
 // core.grad_norm(tensors) -> number: Euclidean norm over all elements of all tensors of the list
@@ -75,7 +75,7 @@ static int l_grad_norm(lua_State *L) {
     const lua_Integer n = (lua_Integer)lua_rawlen(L, 1);
     for (lua_Integer i = 1; i <= n; i++) {
         lua_rawgeti(L, 1, i);
-        if (hd_do_sum_of_squares(hd_check_tensor(L, lua_gettop(L)), &sum) != HD_OK)
+        if (HD_RETRY(L, hd_do_sum_of_squares(hd_check_tensor(L, lua_gettop(L)), &sum)) != HD_OK)
             return hd_raise(L);
         lua_pop(L, 1);
     }

@@ -4,6 +4,7 @@
 #include "backend/backend.h"
 #include "core/alloc.h"
 #include "core/threads.h"
+#include <string.h>
 #include <sys/ioctl.h>
 #include <time.h>
 #include <unistd.h>
@@ -47,21 +48,47 @@ static int l_clock(lua_State *L) {
     return 1;
 }
 
-// hd.memory() -> {live, cached, peak, allocations}: bytes of native memory held by tensors, waiting for reuse, highest;
-// blocks handed out
+// hd.memory() -> {live, cached, peak, lua, budget, allocations}: bytes of native memory held (by tensors above all),
+// waiting for reuse, and held at most so far; bytes of Lua's heap; what `live`, `cached` and `lua` may be together
+// (--memory; without a limit nil); blocks handed out since the start
 static int l_memory(lua_State *L) {
     hd_memory_info info;
     hd_memory(&info);
-    lua_createtable(L, 0, 4);
+    lua_createtable(L, 0, 6);
     const struct {
         const char *name;
         size_t value;
-    } fields[] = {{"live", info.live}, {"cached", info.cached}, {"peak", info.peak}, {"allocations", info.allocations}};
+    } fields[] = {{"live", info.live},  {"cached", info.cached}, {"peak", info.peak},
+                  {"lua", info.script}, {"budget", info.budget}, {"allocations", info.allocations}};
     for (size_t i = 0; i < sizeof fields / sizeof *fields; i++) {
+        if (info.budget == 0 && strcmp(fields[i].name, "budget") == 0)
+            continue;
         lua_pushinteger(L, (lua_Integer)fields[i].value);
         lua_setfield(L, -2, fields[i].name);
     }
     return 1;
+}
+
+// hd.reset_peak_memory(): hd.memory().peak starts again from what is held now
+static int l_reset_peak_memory(lua_State *L) {
+    (void)L;
+    hd_memory_reset_peak();
+    return 0;
+}
+
+// core.fail_allocations("native" or "lua", first, count) -> refused: for tests: of the allocations to come, `count`
+// fail from number `first` on; without numbers none. Tells how many were refused since the last call. Takes no memory.
+static int l_fail_allocations(lua_State *L) {
+    const bool native = strcmp(luaL_checkstring(L, 1), "native") == 0;
+    const size_t first = (size_t)luaL_optinteger(L, 2, 0), count = (size_t)luaL_optinteger(L, 3, 0);
+    lua_pushinteger(L, (lua_Integer)(native ? hd_alloc_fail(first, count) : hd_script_fail(first, count)));
+    return 1;
+}
+
+// core.limit_memory(bytes or nil): the budget, as of --memory; nil: none
+static int l_limit_memory(lua_State *L) {
+    hd_alloc_set_budget((size_t)luaL_optinteger(L, 1, 0));
+    return 0;
 }
 
 // core.raise(message): misuse, reported at the user's line
@@ -106,6 +133,9 @@ void hd_bind_sys(lua_State *L) {
                                          {"watch_threads", l_watch_threads},
                                          {"clock", l_clock},
                                          {"memory", l_memory},
+                                         {"reset_peak_memory", l_reset_peak_memory},
+                                         {"fail_allocations", l_fail_allocations},
+                                         {"limit_memory", l_limit_memory},
                                          {"raise", l_raise},
                                          {"set_module_call", l_set_module_call},
                                          {"keep", l_keep},

@@ -1,7 +1,6 @@
 // core/tensor.c: storages, tensors and views.
 #include "core/tensor.h"
 #include "core/alloc.h"
-#include "core/holders.h"
 #include <assert.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -14,7 +13,7 @@ static hd_status storage_new(size_t bytes, hd_storage **out) {
     if (!data) {
         hd_free(s);
         *out = NULL;
-        return hd_fail(HD_ENOMEM, "memory: %s cannot be had", hd_bytes_text(bytes));
+        return hd_fail(HD_ENOMEM, "tensor: out of memory");
     }
     *s = (hd_storage){.refs = 1, .data = data, .bytes = bytes};
     *out = s;
@@ -105,7 +104,7 @@ hd_status hd_tensor_new(hd_dtype dtype, int ndim, const int64_t *shape, hd_layou
     hd_tensor *t = header_new(dtype, ndim, shape, storage);
     if (!t) {
         storage_release(storage);
-        return hd_fail(HD_ENOMEM, "tensor: no memory for a header");
+        return hd_fail(HD_ENOMEM, "tensor: out of memory");
     }
     if (layout == HD_CHANNELS_LAST && ndim >= 3)
         channels_last_strides(ndim, t->shape, t->strides);
@@ -153,7 +152,7 @@ hd_status hd_tensor_view(const hd_tensor *x, int ndim, const int64_t *shape, con
     hd_tensor *t = header_new(x->dtype, ndim, shape, x->storage);
     *out = t;
     if (!t)
-        return hd_fail(HD_ENOMEM, "tensor: no memory for a header");
+        return hd_fail(HD_ENOMEM, "tensor: out of memory");
     assert(offset >= 0);
     memcpy(t->strides, strides, (size_t)ndim * sizeof *strides);
     t->offset = offset;

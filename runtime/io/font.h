@@ -18,7 +18,7 @@ typedef struct {
     hd_font_glyph *glyphs; // one for each code point that has a picture, in the order of code points
 } hd_font;
 
-// Look for `name` in the usual font folders and below them. HD_EIO when it is not there; else the caller gives *path to hd_free.
+// Look for `name` in the usual font folders and below them. HD_EIO when it is not there; else hd_free(*path).
 hd_status hd_font_find(const char *name, char **path);
 
 hd_status hd_font_open(const char *path, hd_font *out); // on failure *out is empty

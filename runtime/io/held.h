@@ -17,8 +17,8 @@ hd_status hd_held_read(const hd_held *h, hd_bytes *out);
 bool hd_held_there(const hd_held *h);
 void hd_held_close(hd_held *h); // NULL is allowed; a lock's file is removed
 
-// Lock a folder for this process by the file `run.lock` in it. The kernel's lock ends with the process, however it ends.
-// Fails with "'FOLDER' is in use by process 123: what it runs" where another one (or this one) holds it already.
+// Lock a folder for this process by the file `run.lock` in it. The kernel's lock ends with the process, however it
+// ends. Fails with "'FOLDER' is in use by process 123: what it runs" where another one (or this one) holds it already.
 // *unsupported: NULL, or why the file system cannot lock; then any number of processes come through here.
 hd_status hd_held_lock(const char *folder, hd_held **out, const char **unsupported);
 
