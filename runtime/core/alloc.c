@@ -11,6 +11,11 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#if HD_ASAN
+#include <sanitizer/asan_interface.h>
+#else
+#define ASAN_POISON_MEMORY_REGION(start, bytes) ((void)(start), (void)(bytes))
+#endif
 
 enum { ALIGN = 64, PADDING = 64, MAPPED = 1 << 20, CLASSES = 8 * 64, NEAR_CLASSES = 2 };
 
@@ -96,8 +101,10 @@ static block *cache_take(int class) {
 
 // The system ------------------------------------------------------------------
 
+static bool is_mapped(size_t bytes) { return bytes >= MAPPED && !HD_ASAN; }
+
 static void system_free(block *b) {
-    if (b->bytes >= MAPPED)
+    if (is_mapped(b->bytes))
         munmap(b, ALIGN + b->bytes + PADDING);
     else
         free(b);
@@ -127,7 +134,7 @@ static void trim_to(size_t limit) {
 static size_t cache_limit(size_t wanted) {
     const size_t least = (size_t)160 << 20, used = heap.live + wanted;
     const size_t ceiling = heap.highest > least ? heap.highest : least;
-    return ceiling > used ? ceiling - used : 0;
+    return ceiling > used && !HD_ASAN ? ceiling - used : 0;
 }
 
 static size_t script_bytes(void) { return atomic_load_explicit(&script.bytes, memory_order_relaxed); }
@@ -141,7 +148,7 @@ static block *fresh_block(size_t bytes, int class) {
         if (held > heap.budget)
             return NULL;
     }
-    block *b = system_alloc(ALIGN + bytes + PADDING, bytes >= MAPPED);
+    block *b = system_alloc(ALIGN + bytes + PADDING, is_mapped(bytes));
     if (!b)
         return NULL;
     b->bytes = bytes;
@@ -203,7 +210,11 @@ void *hd_alloc(size_t bytes) {
         heap.wanted = bytes;
     }
     pthread_mutex_unlock(&heap.lock);
-    return b ? (char *)b + ALIGN : NULL;
+    if (!b)
+        return NULL;
+    char *memory = (char *)b + ALIGN;
+    ASAN_POISON_MEMORY_REGION(memory + bytes, b->bytes + PADDING - bytes);
+    return memory;
 }
 
 void *hd_calloc(size_t count, size_t size) {

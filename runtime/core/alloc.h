@@ -2,12 +2,21 @@
 //  - every block is 64-byte aligned and has 64 readable bytes behind it (BLAS kernels read past the end);
 //  - freed blocks are kept in a cache by size class and reused, since fresh pages cost more than a kernel's work;
 //  - counters see every byte: `live` is what callers hold, `cached` what waits for reuse, `script` Lua's own heap;
-//  - may be called from any thread; returns NULL when the budget or the system's memory is spent.
+//  - may be called from any thread; returns NULL when the budget or the system's memory is spent;
+//  - under AddressSanitizer nothing is cached and nobody but BLAS, which it does not see, may read behind the end.
 #ifndef HD_ALLOC_H
 #define HD_ALLOC_H
 
 #include <stddef.h>
 #include <stdint.h>
+
+#ifdef __SANITIZE_ADDRESS__ // gcc
+#define HD_ASAN 1
+#elif defined __has_feature // clang
+#define HD_ASAN __has_feature(address_sanitizer)
+#else
+#define HD_ASAN 0
+#endif
 
 void *hd_alloc(size_t bytes);                      // contents undefined; bytes may be 0
 void *hd_calloc(size_t count, size_t size);        // zeros

@@ -65,7 +65,7 @@ static void test_blocks_are_aligned_and_readable_behind_their_end(void **state) 
         unsigned char *block = hd_alloc(bytes);
         assert_non_null(block);
         assert_int_equal((uintptr_t)block % 64, 0);
-        memset(block, 0xa5, bytes + 64);
+        memset(block, 0xa5, HD_ASAN ? bytes : bytes + 64);
         hd_free(block);
     }
     hd_free(NULL);
@@ -84,7 +84,7 @@ static void test_memory_counts_what_callers_hold(void **state) {
     assert_int_equal(during.allocations, before.allocations + 1);
     assert_true(during.peak >= during.live);
     assert_int_equal(after.live, before.live);
-    assert_int_equal(after.cached, during.live - before.live);
+    assert_int_equal(after.cached, HD_ASAN ? 0 : during.live - before.live);
     hd_alloc_trim();
     hd_memory(&after);
     assert_int_equal(after.cached, 0);
@@ -93,6 +93,8 @@ static void test_memory_counts_what_callers_hold(void **state) {
 static void test_freed_blocks_serve_again(void **state) {
     hd_memory_info before, after;
     (void)state;
+    if (HD_ASAN)
+        skip();
     void *first = hd_alloc(123456);
     hd_free(first);
     hd_memory(&before);
