@@ -41,6 +41,7 @@ void hd_interrupt_claim(void) {
         ours[i] = SIGNALS[i] == SIGINT || old.sa_handler != SIG_IGN;
     }
     set_ours(on_signal);
+    set(SIGXFSZ, SIG_IGN); // a limit on the size of files is an error of write() then, and the run goes on
 }
 
 void hd_interrupt_release(void) {

@@ -1,11 +1,11 @@
 // io/held.c: files that stay open: appending whole records, locking a folder.
 // Layer: io. Calls: sys.c, file.c. Called by: bind_io.c. Threads: one.
 #include "io/held.h"
+#include "core/alloc.h"
 #include "io/sys.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
 #include <sys/stat.h>
@@ -23,7 +23,7 @@ static hd_status failed(const hd_held *h, const char *step) {
 
 hd_status hd_held_open(const char *path, hd_held **out) {
     *out = NULL;
-    hd_held *h = malloc(sizeof *h + strlen(path) + 1);
+    hd_held *h = hd_alloc(sizeof *h + strlen(path) + 1);
     if (!h)
         return hd_fail(HD_ENOMEM, "cannot open '%s': no memory", path);
     strcpy(h->path, path);
@@ -31,7 +31,7 @@ hd_status hd_held_open(const char *path, hd_held **out) {
     h->fd = hd_sys_open(path, O_RDWR | O_CREAT | O_APPEND);
     if (h->fd < 0) {
         const hd_status status = failed(h, "opening");
-        free(h);
+        hd_free(h);
         return status;
     }
     *out = h;
@@ -82,7 +82,7 @@ void hd_held_close(hd_held *h) {
     if (h->lock && hd_held_there(h))
         unlink(h->path);
     close(h->fd);
-    free(h);
+    hd_free(h);
 }
 
 // Locks ----------------------------------------------------------------------
@@ -127,7 +127,7 @@ static bool take(hd_held *h, const char **unsupported) {
 
 hd_status hd_held_lock(const char *folder, hd_held **out, const char **unsupported) {
     *out = NULL;
-    char *path = malloc(strlen(folder) + sizeof "/run.lock");
+    char *path = hd_alloc(strlen(folder) + sizeof "/run.lock");
     if (!path)
         return hd_fail(HD_ENOMEM, "cannot lock '%s': no memory", folder);
     strcat(strcpy(path, folder), "/run.lock");
@@ -146,6 +146,6 @@ hd_status hd_held_lock(const char *folder, hd_held **out, const char **unsupport
         else
             hd_held_close(h);
     }
-    free(path);
+    hd_free(path);
     return status;
 }

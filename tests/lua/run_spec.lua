@@ -5,30 +5,8 @@ local hd = require "hd"
 local core = require "hd.core"
 local checkpoint = require "hd.run.checkpoint"
 local logs = require "hd.run.log"
-
-local hdlua = os.getenv "HDLUA" or "build/hdlua"
-local folder -- a fresh one for each test
-
-local function path(name) return folder .. "/" .. name end
-
-local function read(name)
-  local f = assert(io.open(path(name), "rb"))
-  local text = f:read "a"
-  f:close()
-  return text
-end
-
-local function write(name, text)
-  local f = assert(io.open(path(name), "wb"))
-  f:write(text)
-  f:close()
-end
-
--- Runs a shell command in the folder, $H is hdlua; gives what it printed and its exit code.
-local function shell(command)
-  local _, _, code = os.execute(("cd %s && H=%s && { %s\n} >out.txt 2>&1"):format(folder, hdlua, command))
-  return read "out.txt", code
-end
+local sandbox = require "tests.lua.sandbox"
+local path, read, write, shell = sandbox.path, sandbox.read, sandbox.write, sandbox.shell
 
 local SCRIPT = [[
   local hd = require "hd"
@@ -78,14 +56,8 @@ local SCRIPT = [[
 
 local function weights(text) return text:match "weights [^\n]+" end
 
-setup(function()
-  if hdlua:sub(1, 1) ~= "/" then hdlua = io.popen("pwd"):read "l" .. "/" .. hdlua end
-end)
-before_each(function()
-  folder = io.popen("mktemp -d"):read "l"
-  write("s.lua", SCRIPT)
-end)
-after_each(function() os.execute("rm -rf " .. folder) end)
+before_each(function() sandbox.open { ["s.lua"] = SCRIPT } end)
+after_each(sandbox.close)
 
 describe("a run", function()
   it("goes to its end with a log, plain progress lines and a checkpoint", function()

@@ -29,7 +29,8 @@ local function claim(run)
   return true
 end
 
---- The folder is ours to write into: where it has vanished since, it is made and locked again.
+--- The folder is ours to write into: where it has vanished since, it is made and locked again, unless another run has
+--- taken its place.
 ---@param run hd.Run
 ---@return boolean? done  true, or nil and a message
 ---@return string? message
@@ -37,6 +38,10 @@ function folder.hold(run)
   if run.lock:there() then return true end
   local gone = run.lock
   local fine, message = claim(run)
+  if fine and holds_run(run.out) and not run.log_file.held:there() then
+    run.lock:close()
+    run.lock, fine, message = gone, nil, ("'%s' holds another run now: move that away"):format(run.out)
+  end
   if not fine then return nil, message end
   gone:close()
   run.saved_step, run.times.save = nil, -math.huge -- a checkpoint is due
