@@ -10,6 +10,7 @@
 --      goes on in the lines below.
 
 local hd = require "hd"
+local class = require "hd.class"
 
 local undocumented = {}
 
@@ -247,6 +248,7 @@ local function add_c_function(name, kind)
 end
 
 local function add_function(name, f, kind)
+  f = class.guarded[f] or f
   local path, line = path_of(f)
   if not path then return add_c_function(name, kind) end
   local above = source(path)[line - 1] or ""

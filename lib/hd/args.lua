@@ -25,7 +25,10 @@ local function type_of(name, default)
   if type(default) == "boolean" then return "flag", default end
   if type(default) == "number" then return math.type(default) == "integer" and "integer" or "number", default end
   if type(default) == "string" then return "string", default end
-  if type(default) == "table" and type(default[1]) == "string" then return "choice", default[1], default end
+  if type(default) == "table" and type(default[1]) == "string" then
+    check.list("args", name, default, "string")
+    return "choice", default[1], default
+  end
   return check.fail("args", "option '%s' has the wrong type: got %s, expected a default or a type (hd.args.number)",
     name, check.show(default))
 end
@@ -118,6 +121,9 @@ end
 ---@return table? values   nil where a word is wrong
 ---@return string? message
 function args.parse(spec, words, before)
+  check.arg("args.parse", "spec", spec, "table")
+  check.list("args.parse", "words", words, "string")
+  check.arg("args.parse", "before", before, "table|nil")
   local list, by_name = declare(spec, {})
   local values, i = {}, 1
   for _, o in ipairs(list) do values[o.name] = o.default end
@@ -166,6 +172,7 @@ end
 -- hd.args { steps = 1000, lr = 1e-3, resume = false, minutes = hd.args.number }
 local function read(spec, texts)
   check.arg("args", "defaults", spec, "table")
+  check.arg("args", "texts", texts, "table|nil")
   local words = _G.arg or {}
   local tool = words[-1] == "-m" and (words[0] or ""):match "([%w_]+)%.lua$"
   local program = tool and "-m " .. tool or words[0] or "script.lua"

@@ -18,7 +18,7 @@ end
 ---@param format string  as in string.format
 ---@param ... any
 function check.fail(where, format, ...)
-  return core.raise(where .. ": " .. format:format(...))
+  return core.raise((where .. ": " .. format:format(...)):gsub("%z", "\\0"))
 end
 
 --- Levenshtein distance of two strings, in bytes; words above 63 are far away from all.
@@ -55,7 +55,7 @@ end
 ---@return string
 function check.show(value)
   local t = type(value)
-  if t == "string" then return "'" .. value .. "'" end
+  if t == "string" then return "'" .. (#value > 60 and value:sub(1, 57) .. "..." or value) .. "'" end
   if t == "nil" or t == "number" or t == "boolean" then return tostring(value) end
   if check.is_tensor(value) then
     return ("tensor %s [%s]"):format(value:dtype(), table.concat(value:shape(), ","))
@@ -116,6 +116,11 @@ local function convert(value, kinds)
   return false
 end
 
+-- Types or a list of words as a text.
+local function expected(kinds)
+  return type(kinds) == "table" and table.concat(kinds, ", ") or (kinds:gsub("|", " or "))
+end
+
 --- Check one argument; returns it (integers given as floats as integers).
 ---@param where string
 ---@param name string  the argument's name, for the message
@@ -125,9 +130,21 @@ end
 function check.arg(where, name, value, kinds)
   local ok, result = convert(value, kinds)
   if not ok then
-    return check.fail(where, "%s is wrong: got %s, expected %s", name, check.show(value), (kinds:gsub("|", " or ")))
+    return check.fail(where, "%s is wrong: got %s, expected %s", name, check.show(value), expected(kinds))
   end
   return result
+end
+
+--- Check a list whose entries are all of one type; returns it.
+---@param where string
+---@param name string
+---@param value any
+---@param kinds string  of each entry
+---@return table value
+function check.list(where, name, value, kinds)
+  check.arg(where, name, value, "table")
+  for i = 1, #value do check.arg(where, ("%s[%d]"):format(name, i), value[i], kinds) end
+  return value
 end
 
 --- Check that a value is one of a list of words; returns it.
@@ -184,7 +201,9 @@ function check.options(where, opts, spec)
     local name, kinds, default = entry[1], entry[2], entry[3]
     local value = opts[name]
     if value == nil then
-      if entry.required then return check.fail(where, "option '%s' is missing", name) end
+      if entry.required then
+        return check.fail(where, "option '%s' is missing: expected %s", name, expected(kinds))
+      end
       out[name] = default
     elseif type(kinds) == "table" then
       out[name] = check.one_of(where, ("option '%s'"):format(name), value, kinds)

@@ -1,5 +1,7 @@
--- hd/class.lua: the one way to make a class. Calls: nothing. Called by: every class of lib/hd and users' own layers.
+-- hd/class.lua: the one way to make a class. Calls: hd.check. Called by: every class of lib/hd and users' own layers.
 -- A class is the metatable of its objects; `init` is the constructor; metamethods are inherited from the base.
+
+local check = require "hd.check"
 
 local INHERITED = {
   "__call", "__close", "__eq", "__gc", "__len", "__name", "__newindex", "__pairs", "__tostring",
@@ -41,6 +43,28 @@ local function is(value, cls)
   return false
 end
 
-return setmetatable({ is = is }, {
+local guarded = setmetatable({}, { __mode = "k" }) -- what a guard stands for, for the documentation
+
+-- The method behind a check of `self`. Not for what runs in every step of a layer.
+local function guard_method(cls, name, method)
+  local function guard(self, ...)
+    if is(self, cls) then return method(self, ...) end
+    local known, text = pcall(check.show, self)
+    return check.fail(("%s:%s"):format(cls.name, name), "called on a wrong object: got %s, expected a %s\n"
+      .. "  hint: methods are called with a colon, object:%s(...)", known and text or type(self), cls.name, name)
+  end
+  guarded[guard] = method
+  return guard
+end
+
+--- Let the methods of a class refuse a wrong `self`, as in `set.batches{}` for `set:batches{}`. Call it when all are
+--- defined.
+---@param cls table
+---@param names string[]
+local function guard(cls, names)
+  for _, name in ipairs(names) do cls[name] = guard_method(cls, name, cls[name]) end
+end
+
+return setmetatable({ is = is, guard = guard, guarded = guarded }, {
   __call = function(_, name, base) return class(name, base) end,
 })

@@ -88,6 +88,7 @@ end
 
 function savers.safetensors(path, map, o)
   local names, tensors = check_map(map, "safetensors")
+  for key in next, o.metadata do check.arg("save", "key of metadata", key, "string") end -- order free: any fault
   local keys, texts = sorted_keys(o.metadata), {}
   for i, key in ipairs(keys) do
     texts[i] = check.arg("save", "metadata." .. tostring(key), o.metadata[key], "string")

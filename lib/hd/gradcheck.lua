@@ -25,8 +25,8 @@ end
 ---@return string? message  which input and element differ, and by how much
 function gradcheck.gradcheck(fn, inputs, opts)
   check.arg("gradcheck", "fn", fn, "callable")
-  for i, x in ipairs(check.arg("gradcheck", "inputs", inputs, "table")) do
-    if check.is_tensor(x) and x:requires_grad() and x:dtype() ~= "f64" then
+  for i, x in ipairs(check.list("gradcheck", "inputs", inputs, "tensor")) do
+    if x:requires_grad() and x:dtype() ~= "f64" then
       check.fail("gradcheck", "input %d is %s, expected f64: differences of f32 are too coarse", i, x:dtype())
     end
   end

@@ -53,9 +53,8 @@ end
 local function is_finite(v) return v == v and v ~= math.huge and v ~= -math.huge end
 
 local function numbers(where, values)
-  if check.is_tensor(values) then return values:totable() end
-  check.arg(where, "values", values, "table")
-  return values
+  if check.is_tensor(values) then values = values:reshape(-1):totable() end
+  return check.list(where, "values", values, "number")
 end
 
 -- About `count` round values over [low, high]: 1, 2 or 5 times a power of ten apart.

@@ -95,5 +95,6 @@ function Preview:close()
 end
 
 Preview.__close = Preview.close
+class.guard(Preview, { "show", "text", "poll", "is_open", "close" })
 
 return preview

@@ -48,7 +48,7 @@ function methods.std(x, ...) return op.var(x, ...):sqrt() end
 ---@return hd.Tensor[]
 function methods.split(x, size, dim)
   dim = dim or 1
-  local parts, start, extent = {}, 1, x:size(dim)
+  local parts, start, extent = {}, 1, check.arg("split", "x", x, "tensor"):size(dim)
   if type(size) == "table" then
     for i, length in ipairs(size) do
       parts[i] = x:narrow(dim, start, length)
@@ -78,6 +78,7 @@ function methods.chunk(x, n, dim)
   if check.arg("chunk", "n", n, "integer") < 1 then
     check.fail("chunk", "n is wrong: got %d, expected at least 1", n)
   end
+  check.arg("chunk", "x", x, "tensor")
   return x:split(math.max(1, (x:size(dim or 1) + n - 1) // n), dim)
 end
 
@@ -86,13 +87,18 @@ end
 ---@param ... integer|integer[]
 ---@return hd.Tensor
 function methods.tile(x, ...)
-  local repeats = type(...) == "table" and ... or { ... }
+  check.arg("tile", "x", x, "tensor")
+  local first = ...
+  local repeats = type(first) == "table" and first or { ... }
   for _ = x:dim() + 1, #repeats do x = x:unsqueeze(1) end
   local lead = x:dim() - #repeats
-  for d, times in ipairs(repeats) do
-    local copies = {}
-    for i = 1, times do copies[i] = x end
-    if times ~= 1 then x = op.cat(copies, lead + d) end
+  for i, times in ipairs(repeats) do
+    if check.arg("tile", "repeats[" .. i .. "]", times, "integer") < 0 then
+      check.fail("tile", "repeats[%d] is wrong: got %d, expected at least 0", i, times)
+    end
+    local d, shape, wide = lead + i, x:shape(), x:unsqueeze(lead + i):shape()
+    shape[d], wide[d] = shape[d] * times, times
+    if times ~= 1 then x = x:unsqueeze(d):expand(wide):reshape(shape) end
   end
   return x
 end
@@ -108,17 +114,17 @@ function methods.masked_fill(x, mask, value) return op.where(mask, value, x) end
 ---@param x hd.Tensor
 ---@param value number
 ---@return hd.Tensor x
-function methods.fill_(x, value) return x:copy_(value) end
+function methods.fill_(x, value) return check.arg("fill_", "x", x, "tensor"):copy_(value) end
 
 --- Set every element to 0, in place.
 ---@param x hd.Tensor
 ---@return hd.Tensor x
-function methods.zero_(x) return x:copy_(0) end
+function methods.zero_(x) return check.arg("zero_", "x", x, "tensor"):copy_(0) end
 
 --- The number of dimensions; the same as x:dim().
 ---@param x hd.Tensor
 ---@return integer
-function methods.ndim(x) return x:dim() end
+function methods.ndim(x) return check.arg("ndim", "x", x, "tensor"):dim() end
 
 --- Tensors of one shape joined along a new dimension (default 1).
 ---@param xs hd.Tensor[]
@@ -126,7 +132,9 @@ function methods.ndim(x) return x:dim() end
 ---@return hd.Tensor
 function tensor.stack(xs, dim)
   local parts = {}
-  for i, x in ipairs(xs) do parts[i] = x:unsqueeze(dim or 1) end
+  for i, x in ipairs(check.arg("stack", "xs", xs, "table")) do
+    parts[i] = check.arg("stack", "xs[" .. i .. "]", x, "tensor"):unsqueeze(dim or 1)
+  end
   return op.cat(parts, dim or 1)
 end
 

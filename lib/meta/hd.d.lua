@@ -129,6 +129,14 @@ function hd.check.fail(where, format, ...) end
 ---@return boolean
 function hd.check.is_tensor(value) end
 
+--- Check a list whose entries are all of one type; returns it.
+---@param where string
+---@param name string
+---@param value any
+---@param kinds string  of each entry
+---@return table value
+function hd.check.list(where, name, value, kinds) end
+
 --- The entry of `list` most like `word`; nil where nothing is near (more than half of the letters, or 3, differ).
 ---@param word string
 ---@param list string[]

@@ -206,8 +206,14 @@ hd_status hd_ad_apply(const hd_op *op, int nin, hd_tensor **in, const hd_op_args
         want[i] = grad_enabled && op->backward && in[i] && hd_tensor_needs_grad(in[i]);
         any = any || want[i];
     }
-    hd_op_call call = {
-        .nin = nin, .in = in, .args = args, .want = want, .aux = op->aux, .saves = op->saves, .inplace = inplace};
+    hd_op_call call = {.name = op->name,
+                       .nin = nin,
+                       .in = in,
+                       .args = args,
+                       .want = want,
+                       .aux = op->aux,
+                       .saves = op->saves,
+                       .inplace = inplace};
     if (inplace && any)
         status = check_inplace(op, in[0]);
     if (any && status == HD_OK) {
@@ -401,7 +407,8 @@ static hd_status sweep_node(hd_node *node, const call_room *room, const hd_recla
         room->dtypes[i] = node->in[i].dtype;
         memcpy(room->shapes[i], node->in[i].shape, sizeof room->shapes[i]);
     }
-    hd_op_call call = {.nin = node->nin,
+    hd_op_call call = {.name = node->op->name,
+                       .nin = node->nin,
                        .in = room->in,
                        .args = &node->args,
                        .out = node->saved_out,

@@ -28,24 +28,86 @@ hd_tensor *hd_test_tensor(lua_State *L, int arg) {
     return b ? b->tensor : NULL;
 }
 
-// "zeros: argument 1" for the C function that runs; those of a method count from behind the colon.
+// The key in the table on top of the stack whose value is the function below it, copied to `name`. [-0, +0]
+static bool find_function(lua_State *L, char *name, size_t size) {
+    const int table = lua_gettop(L);
+    lua_pushnil(L);
+    while (lua_next(L, table)) {
+        if (lua_rawequal(L, -1, table - 1) && lua_type(L, -2) == LUA_TSTRING) {
+            snprintf(name, size, "%s", lua_tostring(L, -2));
+            lua_settop(L, table);
+            return true;
+        }
+        lua_pop(L, 1);
+    }
+    return false;
+}
+
+// "zeros: argument 1" for the C function that runs, by its name in hd.core or among the methods (the caller may have
+// another name for it). Arguments of a method count from behind the colon.
 typedef struct {
     char text[80];
 } argument_name;
 
 static argument_name name_argument(lua_State *L, int arg) {
-    argument_name name;
+    argument_name result;
+    char name[48] = "";
     lua_Debug ar;
-    const bool known = lua_getstack(L, 0, &ar) && lua_getinfo(L, "n", &ar) && ar.name;
-    const bool method = known && strcmp(ar.namewhat, "method") == 0;
-    snprintf(name.text, sizeof name.text, "%.48s%sargument %d", known ? ar.name : "", known ? ": " : "", arg - method);
-    return name;
+    const int top = lua_gettop(L);
+    luaL_checkstack(L, 10, NULL);
+    lua_getstack(L, 0, &ar);
+    lua_getinfo(L, "nf", &ar);
+    luaL_getsubtable(L, LUA_REGISTRYINDEX, LUA_LOADED_TABLE);
+    bool found = lua_getfield(L, -1, "hd.core") == LUA_TTABLE;
+    if (found) {
+        lua_replace(L, -2);
+        found = find_function(L, name, sizeof name);
+        if (!found && lua_getfield(L, -1, "methods") == LUA_TTABLE) {
+            lua_replace(L, -2);
+            found = find_function(L, name, sizeof name);
+        }
+    }
+    lua_settop(L, top);
+    if (!found && ar.name)
+        snprintf(name, sizeof name, "%s", ar.name);
+    const bool method = ar.name && strcmp(ar.namewhat, "method") == 0;
+    snprintf(result.text, sizeof result.text, "%s%sargument %d", name, *name ? ": " : "", arg - method);
+    return result;
+}
+
+static int wrong_type(lua_State *L, int arg, const char *expected) {
+    return hd_raisef(L, "%s: wrong type: got %s, expected %s", name_argument(L, arg).text, luaL_typename(L, arg),
+                     expected);
+}
+
+const char *hd_check_string(lua_State *L, int arg, size_t *length) {
+    if (lua_type(L, arg) != LUA_TSTRING)
+        wrong_type(L, arg, "a string");
+    return lua_tolstring(L, arg, length);
+}
+
+double hd_check_number(lua_State *L, int arg) {
+    if (lua_type(L, arg) != LUA_TNUMBER)
+        wrong_type(L, arg, "a number");
+    return lua_tonumber(L, arg);
+}
+
+void hd_check_table(lua_State *L, int arg) {
+    if (lua_type(L, arg) != LUA_TTABLE)
+        wrong_type(L, arg, "a table");
+}
+
+void *hd_check_object(lua_State *L, int arg, const char *name) {
+    void *object = luaL_testudata(L, arg, name);
+    if (!object)
+        wrong_type(L, arg, name);
+    return object;
 }
 
 hd_tensor *hd_check_tensor(lua_State *L, int arg) {
     hd_tensor *t = hd_test_tensor(L, arg);
     if (!t)
-        hd_raisef(L, "%s: wrong type: got %s, expected a tensor", name_argument(L, arg).text, luaL_typename(L, arg));
+        wrong_type(L, arg, "a tensor");
     return t;
 }
 
@@ -138,7 +200,7 @@ void hd_box_release(lua_State *L, int index) {
 
 // As hd_box_release, for __gc: the cache has let the box go already.
 int hd_box_collect(lua_State *L) {
-    box *b = lua_touserdata(L, 1);
+    box *b = hd_check_object(L, 1, HD_TENSOR_NAME);
     hd_tensor_release(b->tensor);
     b->tensor = NULL;
     return 0;

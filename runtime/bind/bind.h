@@ -20,6 +20,10 @@ int64_t hd_check_int(lua_State *L, int arg);                         // any numb
 int64_t hd_check_int_of(lua_State *L, int index, const char *where); // the same of a value that is no argument
 hd_dtype hd_check_dtype(lua_State *L, int arg);                      // "f32" ... or PyTorch's name
 hd_rng *hd_check_rng(lua_State *L, int arg);                         // nil or none: the default generator
+const char *hd_check_string(lua_State *L, int arg, size_t *length);  // length may be NULL
+double hd_check_number(lua_State *L, int arg);
+void hd_check_table(lua_State *L, int arg);
+void *hd_check_object(lua_State *L, int arg, const char *name); // a userdata with this metatable
 int64_t hd_check_dim(lua_State *L, int arg); // 1-based or negative -> 0-based or negative; 0 is an error
 
 // Results ------------------------------------------------------------------

@@ -120,7 +120,7 @@ static int restore(lua_State *L, int status, lua_KContext context) {
 }
 
 static int l_guard_close(lua_State *L) {
-    const guard *g = luaL_checkudata(L, 1, "hd.ModeGuard");
+    const guard *g = hd_check_object(L, 1, "hd.ModeGuard");
     set_mode[g->mode](g->before);
     return 0;
 }
@@ -132,7 +132,9 @@ static int with_mode(lua_State *L, int mode, bool on) {
         *g = (guard){mode, set_mode[mode](on)};
         return 1;
     }
-    luaL_checktype(L, 1, LUA_TFUNCTION);
+    if (lua_type(L, 1) != LUA_TFUNCTION)
+        return hd_raisef(L, "%s: argument 1: wrong type: got %s, expected a function, or nothing",
+                         mode == ANOMALY ? "detect_anomaly" : "no_grad", luaL_typename(L, 1));
     const lua_KContext context = mode << 1 | (int)set_mode[mode](on);
     return restore(L, lua_pcallk(L, lua_gettop(L) - 1, LUA_MULTRET, 0, context, restore), context);
 }
@@ -148,7 +150,7 @@ static int l_detect_anomaly(lua_State *L) { return with_mode(L, ANOMALY, true); 
 
 // core.plant_nan(op, backward): for tests, see autograd/anomaly.h; without arguments nothing is planted any more
 static int l_plant_nan(lua_State *L) {
-    hd_anomaly_plant(lua_isnoneornil(L, 1) ? NULL : hd_op_find(luaL_checkstring(L, 1)), lua_toboolean(L, 2));
+    hd_anomaly_plant(lua_isnoneornil(L, 1) ? NULL : hd_op_find(hd_check_string(L, 1, NULL)), lua_toboolean(L, 2));
     return 0;
 }
 

@@ -202,7 +202,8 @@ static void fill_from(lua_State *L, int depth, const hd_view *v, int64_t *at) {
 static int l_tensor(lua_State *L) {
     int ndim;
     int64_t shape[HD_MAX_DIMS], at = 0;
-    luaL_checkany(L, 1);
+    if (lua_isnone(L, 1))
+        return hd_raisef(L, "tensor: there is no value: got nothing, expected a number or a nested table");
     const hd_dtype natural = table_shape(L, 1, &ndim, shape);
     const create_options o = read_options(L, 2, "tensor", natural);
     hd_collect_if_due(L);
@@ -229,26 +230,18 @@ static int create_range(lua_State *L, double first, double step, int64_t n, cons
     return finish(L, HD_OK, box, o);
 }
 
-static double check_number(lua_State *L, int arg, const char *where) {
-    if (lua_type(L, arg) != LUA_TNUMBER)
-        return (double)hd_raisef(L, "%s: argument %d has the wrong type: got %s, expected a number", where, arg,
-                                 luaL_typename(L, arg));
-    return lua_tonumber(L, arg);
-}
-
 // hd.arange(first, last, step) -> tensor: first, first + step ... up to and including last, as Lua's numeric for; i64
 // if all are integers
 static int l_arange(lua_State *L) {
     int args = lua_gettop(L);
     const int options = args > 0 && lua_type(L, args) == LUA_TTABLE ? args-- : args + 1;
-    const double first = args > 1 ? check_number(L, 1, "arange") : 1,
-                 last = check_number(L, args > 1 ? 2 : 1, "arange");
-    const double step = args > 2 ? check_number(L, 3, "arange") : 1;
+    const double first = args > 1 ? hd_check_number(L, 1) : 1, last = hd_check_number(L, args > 1 ? 2 : 1);
+    const double step = args > 2 ? hd_check_number(L, 3) : 1;
     bool integers = true;
     for (int i = 1; i <= args; i++)
         integers = integers && lua_isinteger(L, i);
     if (step == 0)
-        return hd_raisef(L, "arange: step is 0");
+        return hd_raisef(L, "arange: the step is wrong: got 0, expected another number");
     const create_options o = read_options(L, options, "arange", integers ? HD_I64 : HD_F32);
     const double n = floor((last - first) / step + 1e-9) + 1;
     return create_range(L, first, step, n > 0 ? (int64_t)n : 0, &o);
@@ -256,7 +249,7 @@ static int l_arange(lua_State *L) {
 
 // hd.linspace(first, last, n) -> tensor: n evenly spaced numbers, both ends included
 static int l_linspace(lua_State *L) {
-    const double first = check_number(L, 1, "linspace"), last = check_number(L, 2, "linspace");
+    const double first = hd_check_number(L, 1), last = hd_check_number(L, 2);
     const int64_t n = hd_check_int(L, 3);
     const create_options o = read_options(L, 4, "linspace", HD_F32);
     return create_range(L, first, n > 1 ? (last - first) / (double)(n - 1) : 0, n, &o);
@@ -355,9 +348,9 @@ static int fill_method(lua_State *L, hd_random kind, const char *where, double l
         lua_gettop(L) > 1 && lua_type(L, lua_gettop(L)) == LUA_TTABLE ? lua_gettop(L) : lua_gettop(L) + 1;
     const create_options o = read_options(L, options, where, x->dtype);
     if (options > 2)
-        lo = check_number(L, 2, where);
+        lo = hd_check_number(L, 2);
     if (options > 3)
-        hi = check_number(L, 3, where);
+        hi = hd_check_number(L, 3);
     if (hd_grad_enabled() && x->node)
         return hd_raisef(L, "%s: in-place change of a tensor that needs a gradient\n  hint: wrap it in hd.no_grad(...)",
                          where);

@@ -46,7 +46,7 @@ static int64_t *push_labels(lua_State *L, int64_t n) { return data_of(push_kept(
 
 // core.font_find(name) -> path
 static int l_font_find(lua_State *L) {
-    const char *name = luaL_checkstring(L, 1);
+    const char *name = hd_check_string(L, 1, NULL);
     char **path = hd_push_resource(L, sizeof *path, free_text);
     if (HD_RETRY(L, hd_font_find(name, path)) != HD_OK)
         return hd_return_failure(L);
@@ -63,7 +63,7 @@ static int check_size(lua_State *L, int arg, const char *where) {
 
 // core.font_load(path, size) -> x [n,3,size,size], code points i64 [n]
 static int l_font_load(lua_State *L) {
-    const char *path = luaL_checkstring(L, 1);
+    const char *path = hd_check_string(L, 1, NULL);
     int size = check_size(L, 2, "emoji");
     hd_font *font = hd_push_resource(L, sizeof *font, free_font);
     int at = lua_gettop(L);
@@ -82,12 +82,12 @@ static int l_font_load(lua_State *L) {
 
 // core.cifar_load({paths}) -> x [n,3,32,32], labels i64 [n]
 static int l_cifar_load(lua_State *L) {
-    luaL_checktype(L, 1, LUA_TTABLE);
+    hd_check_table(L, 1);
     lua_Integer files = (lua_Integer)lua_rawlen(L, 1);
     int64_t total = 0, done = 0, count;
     for (lua_Integer i = 1; i <= files; i++, lua_pop(L, 1)) {
         lua_rawgeti(L, 1, i);
-        if (HD_RETRY(L, hd_cifar_count(luaL_checkstring(L, -1), &count)) != HD_OK)
+        if (HD_RETRY(L, hd_cifar_count(hd_check_string(L, -1, NULL), &count)) != HD_OK)
             return hd_return_failure(L);
         total += count;
     }
@@ -95,7 +95,7 @@ static int l_cifar_load(lua_State *L) {
     int64_t *labels = push_labels(L, total);
     for (lua_Integer i = 1; i <= files; i++, lua_pop(L, 1), done += count) {
         lua_rawgeti(L, 1, i);
-        const char *path = luaL_checkstring(L, -1);
+        const char *path = hd_check_string(L, -1, NULL);
         hd_status status = HD_RETRY(L, hd_cifar_count(path, &count));
         if (status == HD_OK && count > total - done)
             status = hd_fail(HD_EIO, "'%s' changed while it was read", path);
@@ -107,7 +107,7 @@ static int l_cifar_load(lua_State *L) {
 
 // core.idx_load(path) -> tensor u8
 static int l_idx_load(lua_State *L) {
-    const char *path = luaL_checkstring(L, 1);
+    const char *path = hd_check_string(L, 1, NULL);
     hd_bytes *file = hd_push_resource(L, sizeof *file, free_bytes);
     int at = lua_gettop(L);
     hd_idx idx;
@@ -134,8 +134,10 @@ static const hd_tensor *check_set(lua_State *L, int arg, const char *where) {
 static int l_picture_into(lua_State *L) {
     const hd_tensor *x = check_set(L, 1, "folder");
     int64_t i = hd_check_int(L, 2), c = x->shape[1], h = x->shape[2], w = x->shape[3];
-    const char *path = luaL_checkstring(L, 3);
-    luaL_argcheck(L, i >= 1 && i <= x->shape[0] && c >= 1 && c <= 4, 2, "outside the set");
+    const char *path = hd_check_string(L, 3, NULL);
+    if (i < 1 || i > x->shape[0] || c < 1 || c > 4)
+        return hd_raisef(L, "folder: there is no place for the picture: got %lld, expected 1 to %lld of %s",
+                         (long long)i, (long long)x->shape[0], hd_tensor_text(x));
     hd_image *image = hd_push_resource(L, sizeof *image, free_image);
     hd_image *small = hd_push_resource(L, sizeof *small, free_image);
     int at = lua_gettop(L);
@@ -169,7 +171,9 @@ static int l_shapes_draw(lua_State *L) {
 // core.labels(y u8 [n]) -> i64 [n], counted from 1
 static int l_labels(lua_State *L) {
     const hd_tensor *y = hd_check_tensor(L, 1);
-    luaL_argcheck(L, y->dtype == HD_U8 && y->ndim == 1 && hd_tensor_is_contiguous(y), 1, "u8 [n] expected");
+    if (y->dtype != HD_U8 || y->ndim != 1 || !hd_tensor_is_contiguous(y))
+        return hd_raisef(L, "labels: the tensor is wrong: got %s %s, expected u8 [n], row-major",
+                         hd_dtype_name(y->dtype), hd_tensor_text(y));
     const uint8_t *from = data_of(y);
     int64_t *to = push_labels(L, y->shape[0]);
     for (int64_t i = 0; i < y->shape[0]; i++)
@@ -180,8 +184,9 @@ static int l_labels(lua_State *L) {
 // core.rows(x, list) -> the elements x[i] for each i of the list, copied; x is contiguous, the list was checked
 static int l_rows(lua_State *L) {
     const hd_tensor *x = hd_check_tensor(L, 1);
-    luaL_checktype(L, 2, LUA_TTABLE);
-    luaL_argcheck(L, x->ndim >= 1 && hd_tensor_is_contiguous(x), 1, "contiguous tensor expected");
+    hd_check_table(L, 2);
+    if (x->ndim < 1 || !hd_tensor_is_contiguous(x))
+        return hd_raisef(L, "subset: the tensor is wrong: got %s, expected [n,...], row-major", hd_tensor_text(x));
     int64_t shape[HD_MAX_DIMS], n = (int64_t)lua_rawlen(L, 2);
     memcpy(shape, x->shape, sizeof shape);
     shape[0] = n;
@@ -193,7 +198,9 @@ static int l_rows(lua_State *L) {
     for (int64_t i = 0; i < n; i++, lua_pop(L, 1)) {
         lua_rawgeti(L, 2, i + 1);
         int64_t at = hd_check_int_of(L, -1, "subset");
-        luaL_argcheck(L, at >= 1 && at <= x->shape[0], 2, "index outside the set");
+        if (at < 1 || at > x->shape[0])
+            return hd_raisef(L, "subset: an index is wrong: got %lld, expected 1 to %lld", (long long)at,
+                             (long long)x->shape[0]);
         memcpy(to + (size_t)i * row, from + (size_t)(at - 1) * row, row);
     }
     return 1;
@@ -203,7 +210,8 @@ static int l_rows(lua_State *L) {
 static int l_permutation(lua_State *L) {
     int64_t n = hd_check_int(L, 1);
     uint64_t seed = (uint64_t)hd_check_int(L, 2);
-    luaL_argcheck(L, n >= 0 && n <= INT32_MAX, 1, "0 to 2^31-1 expected");
+    if (n < 0 || n > INT32_MAX)
+        return hd_raisef(L, "permutation: the number is wrong: got %lld, expected 0 to %d", (long long)n, INT32_MAX);
     int64_t *order = lua_newuserdatauv(L, ((size_t)n + 1) * sizeof *order, 0);
     hd_loader_order(seed, -1, n, order); // no epoch has this number
     lua_createtable(L, (int)n, 0);
@@ -226,7 +234,7 @@ typedef struct {
 } loader_box;
 
 static loader_box *check_loader(lua_State *L) {
-    loader_box *b = luaL_checkudata(L, 1, LOADER_NAME);
+    loader_box *b = hd_check_object(L, 1, LOADER_NAME);
     if (!b->loader)
         hd_raisef(L, "batches: they are closed");
     return b;
@@ -292,7 +300,7 @@ static int l_loader_seek(lua_State *L) {
 
 // loader:close(), also __gc: stops and joins the thread
 static int l_loader_close(lua_State *L) {
-    loader_box *b = luaL_checkudata(L, 1, LOADER_NAME);
+    loader_box *b = hd_check_object(L, 1, LOADER_NAME);
     hd_loader_free(b->loader);
     hd_tensor_release(b->x);
     hd_tensor_release(b->labels);

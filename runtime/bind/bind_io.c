@@ -47,20 +47,20 @@ static void *data_of(const hd_tensor *x) { return hd_tensor_as_view(x).data; }
 // core.file_write(path, text, keep_previous) -> true: whole or not at all
 static int l_file_write(lua_State *L) {
     size_t size;
-    const char *path = luaL_checkstring(L, 1), *text = luaL_checklstring(L, 2, &size);
+    const char *path = hd_check_string(L, 1, NULL), *text = hd_check_string(L, 2, &size);
     return push_done(L, HD_RETRY(L, hd_file_write(path, text, size, lua_toboolean(L, 3))));
 }
 
 // core.path_kind(path) -> "file", "folder", "other" or nil
 static int l_path_kind(lua_State *L) {
     static const char *const names[] = {NULL, "file", "folder", "other"};
-    lua_pushstring(L, names[hd_path_kind_of(luaL_checkstring(L, 1))]);
+    lua_pushstring(L, names[hd_path_kind_of(hd_check_string(L, 1, NULL))]);
     return 1;
 }
 
 // core.folder_list(path) -> names, sorted, without hidden ones
 static int l_folder_list(lua_State *L) {
-    const char *path = luaL_checkstring(L, 1);
+    const char *path = hd_check_string(L, 1, NULL);
     hd_folder *folder = hd_push_resource(L, sizeof *folder, free_folder);
     int at = lua_gettop(L);
     if (HD_RETRY(L, hd_folder_list(path, folder)) != HD_OK)
@@ -75,11 +75,11 @@ static int l_folder_list(lua_State *L) {
 }
 
 // core.folder_make(path) -> true; makes those above it too
-static int l_folder_make(lua_State *L) { return push_done(L, hd_folder_make(luaL_checkstring(L, 1))); }
+static int l_folder_make(lua_State *L) { return push_done(L, hd_folder_make(hd_check_string(L, 1, NULL))); }
 
 // core.remove_stale(folder): what dead processes have left half-written there
 static int l_remove_stale(lua_State *L) {
-    hd_file_remove_stale(luaL_checkstring(L, 1), NULL);
+    hd_file_remove_stale(hd_check_string(L, 1, NULL), NULL);
     return 0;
 }
 
@@ -97,7 +97,7 @@ static int l_file_fault(lua_State *L) {
 #define HELD_NAME "hd.Held"
 
 static hd_held **check_held(lua_State *L) {
-    hd_held **h = luaL_checkudata(L, 1, HELD_NAME);
+    hd_held **h = hd_check_object(L, 1, HELD_NAME);
     if (!*h)
         hd_raisef(L, "run: it is closed");
     return h;
@@ -112,13 +112,13 @@ static hd_held **push_held(lua_State *L) {
 
 // core.hold(path) -> file open for appending, nil and a message
 static int l_hold(lua_State *L) {
-    const char *path = luaL_checkstring(L, 1);
+    const char *path = hd_check_string(L, 1, NULL);
     return hd_held_open(path, push_held(L)) == HD_OK ? 1 : hd_return_failure(L);
 }
 
 // core.hold_folder(folder) -> its lock, why it cannot be locked or nil; nil and a message where it is in use
 static int l_hold_folder(lua_State *L) {
-    const char *folder = luaL_checkstring(L, 1), *unsupported;
+    const char *folder = hd_check_string(L, 1, NULL), *unsupported;
     if (hd_held_lock(folder, push_held(L), &unsupported) != HD_OK)
         return hd_return_failure(L);
     lua_pushstring(L, unsupported);
@@ -128,7 +128,7 @@ static int l_hold_folder(lua_State *L) {
 // held:append(text) -> true: all of it or nothing
 static int l_held_append(lua_State *L) {
     size_t size;
-    const char *text = luaL_checklstring(L, 2, &size);
+    const char *text = hd_check_string(L, 2, &size);
     return push_done(L, hd_held_append(*check_held(L), text, size));
 }
 
@@ -155,7 +155,7 @@ static int l_held_there(lua_State *L) {
 
 // held:close(), also __gc; a lock is gone then
 static int l_held_close(lua_State *L) {
-    hd_held **h = luaL_checkudata(L, 1, HELD_NAME);
+    hd_held **h = hd_check_object(L, 1, HELD_NAME);
     hd_held_close(*h);
     *h = NULL;
     return 0;
@@ -185,7 +185,7 @@ static void push_texts(lua_State *L, const hd_safetensors *f) {
 // core.safetensors_load(path) -> {name = tensor}, {key = text}, names in the file's order, {name = count of values that
 // are not finite}
 static int l_safetensors_load(lua_State *L) {
-    const char *path = luaL_checkstring(L, 1);
+    const char *path = hd_check_string(L, 1, NULL);
     hd_safetensors **f = hd_push_resource(L, sizeof *f, free_safetensors);
     int at = lua_gettop(L);
     if (HD_RETRY(L, hd_safetensors_open(path, f)) != HD_OK)
@@ -232,9 +232,9 @@ static hd_view list_view(lua_State *L, int index, lua_Integer i) {
 
 // core.safetensors_save(path, names, tensors, keys, texts, keep_previous) -> true
 static int l_safetensors_save(lua_State *L) {
-    const char *path = luaL_checkstring(L, 1);
+    const char *path = hd_check_string(L, 1, NULL);
     for (int i = 2; i <= 5; i++)
-        luaL_checktype(L, i, LUA_TTABLE);
+        hd_check_table(L, i);
     int count = (int)lua_rawlen(L, 2), ntexts = (int)lua_rawlen(L, 4);
     hd_safetensors_item *items = lua_newuserdatauv(L, ((size_t)count + 1) * sizeof *items, 0);
     hd_safetensors_text *texts = lua_newuserdatauv(L, ((size_t)ntexts + 1) * sizeof *texts, 0);
@@ -270,7 +270,7 @@ static hd_status push_array(lua_State *L, const hd_npy *a) {
 
 // core.npy_load(path) -> tensor
 static int l_npy_load(lua_State *L) {
-    const char *path = luaL_checkstring(L, 1);
+    const char *path = hd_check_string(L, 1, NULL);
     hd_bytes *file = hd_push_resource(L, sizeof *file, free_bytes);
     int at = lua_gettop(L);
     hd_npy array;
@@ -285,7 +285,7 @@ static int l_npy_load(lua_State *L) {
 // core.npy_save(path, tensor) -> true
 static int l_npy_save(lua_State *L) {
     hd_view v = hd_tensor_as_view(hd_check_tensor(L, 2));
-    return push_done(L, HD_RETRY(L, hd_npy_write(luaL_checkstring(L, 1), &v)));
+    return push_done(L, HD_RETRY(L, hd_npy_write(hd_check_string(L, 1, NULL), &v)));
 }
 
 // Member i into the table at `table`.
@@ -307,7 +307,7 @@ static hd_status load_member(lua_State *L, const hd_npz *z, int i, int table) {
 
 // core.npz_load(path) -> {name = tensor}
 static int l_npz_load(lua_State *L) {
-    const char *path = luaL_checkstring(L, 1);
+    const char *path = hd_check_string(L, 1, NULL);
     hd_npz *z = hd_push_resource(L, sizeof *z, free_npz);
     int at = lua_gettop(L);
     if (HD_RETRY(L, hd_npz_open(path, z)) != HD_OK)
@@ -324,9 +324,9 @@ static int l_npz_load(lua_State *L) {
 
 // core.npz_save(path, names, tensors) -> true
 static int l_npz_save(lua_State *L) {
-    const char *path = luaL_checkstring(L, 1);
-    luaL_checktype(L, 2, LUA_TTABLE);
-    luaL_checktype(L, 3, LUA_TTABLE);
+    const char *path = hd_check_string(L, 1, NULL);
+    hd_check_table(L, 2);
+    hd_check_table(L, 3);
     int count = (int)lua_rawlen(L, 2);
     const char **names = lua_newuserdatauv(L, ((size_t)count + 1) * sizeof *names, 0);
     hd_view *views = lua_newuserdatauv(L, ((size_t)count + 1) * sizeof *views, 0);
@@ -341,8 +341,10 @@ static int l_npz_save(lua_State *L) {
 
 // core.image_load(path, channels, as_f32) -> tensor [c,h,w]: bytes, or byte / 127.5 - 1; channels 0: as stored
 static int l_image_load(lua_State *L) {
-    const char *path = luaL_checkstring(L, 1);
-    int channels = (int)luaL_checkinteger(L, 2);
+    const char *path = hd_check_string(L, 1, NULL);
+    const int64_t channels = hd_check_int(L, 2);
+    if (channels < 0 || channels > 4)
+        return hd_raisef(L, "image.load: channels is wrong: got %lld, expected 0 to 4", (long long)channels);
     bool as_f32 = lua_toboolean(L, 3);
     hd_image *image = hd_push_resource(L, sizeof *image, free_image);
     int at = lua_gettop(L);
@@ -484,7 +486,7 @@ static int l_image_resize(lua_State *L) {
 static int l_text_boxes(lua_State *L) {
     size_t length;
     int width;
-    const char *text = luaL_checklstring(L, 1, &length);
+    const char *text = hd_check_string(L, 1, &length);
     const size_t capacity = (length + 1) * HD_GLYPH_BOXES;
     int(*boxes)[4] = lua_newuserdatauv(L, capacity * sizeof *boxes, 0);
     const int count = hd_text_boxes(text, boxes, (int)capacity, &width);

@@ -49,7 +49,8 @@ static cJSON *shell_of(lua_State *L, int index) {
         return made(L, list ? cJSON_CreateArray() : cJSON_CreateObject());
     }
     default:
-        hd_raisef(L, "json: cannot write a %s", luaL_typename(L, index));
+        hd_raisef(L, "json: wrong type: got a %s, expected nil, booleans, numbers, strings and tables of them",
+                  luaL_typename(L, index));
         return NULL;
     }
 }
@@ -101,7 +102,7 @@ static void encode_object(lua_State *L, int index, cJSON *node, int depth) {
 
 static void encode_into(lua_State *L, int index, cJSON *node, int depth) {
     if (depth > DEPTH)
-        hd_raisef(L, "json: nested too deeply (or a table contains itself)");
+        hd_raisef(L, "json: nested too deeply: expected at most %d levels, and no table that contains itself", DEPTH);
     luaL_checkstack(L, 6, "json");
     if (cJSON_IsArray(node))
         encode_list(L, index, node, depth);
@@ -111,7 +112,6 @@ static void encode_into(lua_State *L, int index, cJSON *node, int depth) {
 
 // core.json_encode(value) -> string, on one line. A table with an element 1 is a list, any other an object.
 static int l_json_encode(lua_State *L) {
-    luaL_checkany(L, 1);
     lua_settop(L, 1);
     cJSON **root = hd_push_resource(L, sizeof *root, delete_tree);
     char **text = hd_push_resource(L, sizeof *text, free_text);
@@ -163,7 +163,7 @@ static void push_value(lua_State *L, const cJSON *node) {
 // core.json_decode(text) -> value; nil and a message where it is no JSON.
 static int l_json_decode(lua_State *L) {
     size_t length;
-    const char *text = luaL_checklstring(L, 1, &length);
+    const char *text = hd_check_string(L, 1, &length);
     cJSON **root = hd_push_resource(L, sizeof *root, delete_tree);
     int at = lua_gettop(L);
     if (hd_json_parse("json", text, length, &hd_json_defaults, root) != HD_OK)

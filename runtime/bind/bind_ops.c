@@ -318,8 +318,10 @@ int hd_apply(lua_State *L, const hd_op *op, int nin, hd_tensor **in, const hd_op
 
 // Tensors of a table (cat) into a block that Lua owns.
 static hd_tensor **read_tensor_list(lua_State *L, const signature *s, const param *p, int arg, int *count) {
-    if (lua_type(L, arg) != LUA_TTABLE || lua_rawlen(L, arg) == 0)
-        wrong(L, s, p->name, arg, "a table with at least one tensor");
+    if (lua_type(L, arg) != LUA_TTABLE)
+        wrong(L, s, p->name, arg, "a table of tensors");
+    if (lua_rawlen(L, arg) == 0)
+        hd_raisef(L, "%s: argument '%s' is an empty table, expected at least one tensor", s->op->name, p->name);
     *count = (int)lua_rawlen(L, arg);
     hd_tensor **list = lua_newuserdatauv(L, (size_t)*count * sizeof *list, 0);
     for (int i = 0; i < *count; i++) {
@@ -349,7 +351,7 @@ static int l_op(lua_State *L) {
         const bool absent =
             arg > last || lua_isnil(L, arg) || (arg == last && !p->list && !sizes && is_options(L, arg));
         if (absent && !p->optional)
-            wrong(L, s, p->name, arg, p->tensor ? "a tensor" : "a value");
+            wrong(L, s, p->name, arg, p->list ? "a table of tensors" : p->tensor ? "a tensor" : "a value");
         if (p->list) {
             in = read_tensor_list(L, s, p, arg++, &nin);
         } else if (p->tensor) {
@@ -391,6 +393,8 @@ static int l_arithmetic(lua_State *L) {
             return wrong(L, s, i == 0 ? "x" : "y", i + 1, "a tensor or a number");
         args.value = lua_tonumber(L, i + 1);
     }
+    if (!in[0] && !in[1])
+        return wrong(L, s, "x", 1, "a tensor");
     return hd_apply(L, s->op, 2, in, &args);
 }
 

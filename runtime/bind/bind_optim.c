@@ -29,7 +29,7 @@ static int finish(lua_State *L, hd_status status, hd_tensor *p) {
 // core.adam(p, g, m, v, step, {lr, beta1, beta2, eps, weight_decay, decoupled, grad_scale}): one step, in place
 static int l_adam(lua_State *L) {
     hd_tensor *p = hd_check_tensor(L, 1);
-    luaL_checktype(L, 6, LUA_TTABLE);
+    hd_check_table(L, 6);
     const hd_adam_args args = {.p = hd_tensor_as_view(p),
                                .g = check_partner(L, 2, p, "adam"),
                                .m = check_partner(L, 3, p, "adam"),
@@ -48,7 +48,7 @@ static int l_adam(lua_State *L) {
 // core.sgd(p, g, m or nil, {lr, momentum, weight_decay, nesterov, grad_scale}): one step, in place
 static int l_sgd(lua_State *L) {
     hd_tensor *p = hd_check_tensor(L, 1);
-    luaL_checktype(L, 4, LUA_TTABLE);
+    hd_check_table(L, 4);
     hd_sgd_args args = {.p = hd_tensor_as_view(p),
                         .g = check_partner(L, 2, p, "sgd"),
                         .lr = option(L, 4, "lr", 1e-2),
@@ -64,14 +64,14 @@ static int l_sgd(lua_State *L) {
 // core.lerp_(a, b, weight): a += weight * (b - a)
 static int l_lerp_(lua_State *L) {
     hd_tensor *a = hd_check_tensor(L, 1);
-    const hd_lerp_args args = {hd_tensor_as_view(a), check_partner(L, 2, a, "lerp_"), luaL_checknumber(L, 3)};
+    const hd_lerp_args args = {hd_tensor_as_view(a), check_partner(L, 2, a, "lerp_"), hd_check_number(L, 3)};
     return finish(L, HD_RETRY(L, hd_be()->lerp(&args)), a);
 }
 
 // core.grad_norm(tensors) -> number: Euclidean norm over all elements of all tensors of the list
 static int l_grad_norm(lua_State *L) {
     double sum = 0;
-    luaL_checktype(L, 1, LUA_TTABLE);
+    hd_check_table(L, 1);
     const lua_Integer n = (lua_Integer)lua_rawlen(L, 1);
     for (lua_Integer i = 1; i <= n; i++) {
         lua_rawgeti(L, 1, i);

@@ -10,11 +10,11 @@ typedef struct {
     hd_preview *preview; // NULL once closed
 } handle;
 
-static handle *check_handle(lua_State *L) { return luaL_checkudata(L, 1, PREVIEW_NAME); }
+static handle *check_handle(lua_State *L) { return hd_check_object(L, 1, PREVIEW_NAME); }
 
 // preview_open(title) -> handle, or nil and the reason.
 static int l_preview_open(lua_State *L) {
-    const char *title = luaL_checkstring(L, 1);
+    const char *title = hd_check_string(L, 1, NULL);
     handle *h = lua_newuserdatauv(L, sizeof *h, 0);
     h->preview = NULL;
     luaL_setmetatable(L, PREVIEW_NAME);
@@ -25,14 +25,15 @@ static int l_preview_open(lua_State *L) {
 static int l_preview_show(lua_State *L) {
     handle *h = check_handle(L);
     hd_preview_column columns[HD_PREVIEW_COLUMNS] = {{0}};
-    luaL_checktype(L, 2, LUA_TTABLE);
-    const int count = (int)luaL_len(L, 2);
-    luaL_argcheck(L, count <= HD_PREVIEW_COLUMNS, 2, "at most 16 columns");
+    hd_check_table(L, 2);
+    const int count = (int)lua_rawlen(L, 2);
+    if (count > HD_PREVIEW_COLUMNS)
+        return hd_raisef(L, "preview.show: too many columns: got %d, expected at most %d", count, HD_PREVIEW_COLUMNS);
     for (int i = 0; i < count; i++) {
         lua_geti(L, 2, i + 1);
         lua_getfield(L, -1, "name");
         lua_getfield(L, -2, "image");
-        columns[i].name = luaL_checkstring(L, -2); // the list keeps both alive
+        columns[i].name = hd_check_string(L, lua_gettop(L) - 1, NULL); // the list keeps both alive
         if (!lua_isnil(L, -1))
             columns[i].pictures = hd_tensor_as_view(hd_check_tensor(L, lua_gettop(L)));
         lua_pop(L, 3);
@@ -46,7 +47,7 @@ static int l_preview_show(lua_State *L) {
 // preview_text(handle, text)
 static int l_preview_text(lua_State *L) {
     handle *h = check_handle(L);
-    const char *text = luaL_checkstring(L, 2);
+    const char *text = hd_check_string(L, 2, NULL);
     if (h->preview)
         hd_preview_text(h->preview, text);
     return 0;

@@ -45,7 +45,7 @@ static int l_state(lua_State *L) {
 
 static int set_state(lua_State *L, hd_rng *rng, int table) {
     uint64_t parts[3];
-    luaL_checktype(L, table, LUA_TTABLE);
+    hd_check_table(L, table);
     for (int i = 0; i < 3; i++) {
         lua_rawgeti(L, table, i + 1);
         parts[i] = (uint64_t)hd_check_int_of(L, -1, "set_state");

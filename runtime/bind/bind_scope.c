@@ -15,18 +15,24 @@ typedef struct scope {
     char where[80]; // "script.lua:12"
 } scope;
 
-static scope *innermost;
-static const char list_key; // registry: the innermost scope's list
+static scope *innermost; // of the open ones; the registry has each one's list under its address
 
-static void set_current_list(lua_State *L, int index) {
-    lua_pushvalue(L, index);
-    lua_rawsetp(L, LUA_REGISTRYINDEX, &list_key);
+// The scope is no longer open. [-0, +0]
+static void leave(lua_State *L, scope *s) {
+    scope **at = &innermost;
+    while (*at && *at != s)
+        at = &(*at)->outer;
+    if (*at)
+        *at = s->outer;
+    s->open = false;
+    lua_pushnil(L);
+    lua_rawsetp(L, LUA_REGISTRYINDEX, s);
 }
 
 void hd_scope_add(lua_State *L) {
     if (!innermost)
         return;
-    lua_rawgetp(L, LUA_REGISTRYINDEX, &list_key);
+    lua_rawgetp(L, LUA_REGISTRYINDEX, innermost);
     lua_pushvalue(L, -2);
     lua_rawseti(L, -2, ++innermost->count);
     lua_pop(L, 1);
@@ -35,7 +41,7 @@ void hd_scope_add(lua_State *L) {
 // hd.scope() -> scope: use as `local s <close> = hd.scope()`.
 static int l_scope(lua_State *L) {
     lua_Debug ar;
-    scope *s = lua_newuserdatauv(L, sizeof *s, 2); // user values: own list, the outer scope
+    scope *s = lua_newuserdatauv(L, sizeof *s, 1);
     memset(s, 0, sizeof *s);
     luaL_setmetatable(L, SCOPE_NAME);
     if (lua_getstack(L, 1, &ar) && lua_getinfo(L, "Sl", &ar)) {
@@ -47,11 +53,8 @@ static int l_scope(lua_State *L) {
     luaL_getmetatable(L, "hd.weak");
     lua_setmetatable(L, -2);
     lua_pushvalue(L, -1);
-    lua_setiuservalue(L, -3, 1);
-    lua_rawgetp(L, LUA_REGISTRYINDEX, &list_key); // the outer list, to come back to
-    lua_setiuservalue(L, -3, 2);
-    set_current_list(L, -1);
-    lua_pop(L, 1);
+    lua_rawsetp(L, LUA_REGISTRYINDEX, s);
+    lua_setiuservalue(L, -2, 1);
     s->outer = innermost;
     s->open = true;
     innermost = s;
@@ -60,7 +63,7 @@ static int l_scope(lua_State *L) {
 
 // s:keep(x, ...) -> x, ...: these tensors outlive the scope (an outer scope takes them over).
 static int l_keep(lua_State *L) {
-    scope *s = luaL_checkudata(L, 1, SCOPE_NAME);
+    scope *s = hd_check_object(L, 1, SCOPE_NAME);
     const int n = lua_gettop(L);
     lua_getiuservalue(L, 1, 1);
     for (int i = 2; i <= n; i++) {
@@ -74,8 +77,8 @@ static int l_keep(lua_State *L) {
             lua_pushnil(L);
             lua_rawseti(L, n + 1, k);
         }
-        if (s->outer) {
-            lua_getiuservalue(L, 1, 2);
+        if (s->open && s->outer) {
+            lua_rawgetp(L, LUA_REGISTRYINDEX, s->outer);
             lua_pushvalue(L, i);
             lua_rawseti(L, -2, ++s->outer->count);
             lua_pop(L, 1);
@@ -96,7 +99,7 @@ static void release_unless_held(lua_State *L, const scope *s) {
 
 // End of a scope: scopes opened inside that were not closed end with it.
 static int l_close(lua_State *L) {
-    scope *s = luaL_checkudata(L, 1, SCOPE_NAME);
+    scope *s = hd_check_object(L, 1, SCOPE_NAME);
     if (!s->open)
         return 0;
     lua_settop(L, 1);
@@ -106,12 +109,17 @@ static int l_close(lua_State *L) {
         release_unless_held(L, s);
         lua_settop(L, 2);
     }
-    for (scope *inner = innermost; inner && inner != s; inner = inner->outer)
-        inner->open = false;
-    s->open = false;
-    innermost = s->outer;
-    lua_getiuservalue(L, 1, 2);
-    set_current_list(L, -1);
+    while (innermost != s)
+        leave(L, innermost);
+    leave(L, s);
+    return 0;
+}
+
+// A scope that nobody closed: its tensors stay, since the collector may run in the middle of a computation with them.
+static int l_collect(lua_State *L) {
+    scope *s = hd_check_object(L, 1, SCOPE_NAME);
+    if (s->open)
+        leave(L, s);
     return 0;
 }
 
@@ -125,7 +133,7 @@ void hd_bind_scope(lua_State *L) {
     lua_setfield(L, -2, "__index");
     lua_pushcfunction(L, l_close);
     lua_setfield(L, -2, "__close");
-    lua_pushcfunction(L, l_close);
+    lua_pushcfunction(L, l_collect);
     lua_setfield(L, -2, "__gc");
     lua_pop(L, 2);
     lua_pushcfunction(L, l_scope);

@@ -11,7 +11,7 @@
 
 // hd.backend(name) -> name: with "cpu" or "ref" choose the back end; tells the one in use
 static int l_backend(lua_State *L) {
-    if (!lua_isnoneornil(L, 1) && hd_backend_select(luaL_checkstring(L, 1)) != HD_OK)
+    if (!lua_isnoneornil(L, 1) && hd_backend_select(hd_check_string(L, 1, NULL)) != HD_OK)
         return hd_raise(L);
     lua_pushstring(L, hd_be()->name);
     lua_pushstring(L, hd_be()->isa);
@@ -79,7 +79,7 @@ static int l_reset_peak_memory(lua_State *L) {
 // core.fail_allocations("native" or "lua", first, count) -> refused: for tests: of the allocations to come, `count`
 // fail from number `first` on; without numbers none. Tells how many were refused since the last call. Takes no memory.
 static int l_fail_allocations(lua_State *L) {
-    const bool native = strcmp(luaL_checkstring(L, 1), "native") == 0;
+    const bool native = strcmp(hd_check_string(L, 1, NULL), "native") == 0;
     const size_t first = (size_t)luaL_optinteger(L, 2, 0), count = (size_t)luaL_optinteger(L, 3, 0);
     lua_pushinteger(L, (lua_Integer)(native ? hd_alloc_fail(first, count) : hd_script_fail(first, count)));
     return 1;
@@ -92,7 +92,7 @@ static int l_limit_memory(lua_State *L) {
 }
 
 // core.raise(message): misuse, reported at the user's line
-static int l_raise(lua_State *L) { return hd_raise_text(L, luaL_checkstring(L, 1)); }
+static int l_raise(lua_State *L) { return hd_raise_text(L, hd_check_string(L, 1, NULL)); }
 
 // core.set_module_call(call, describe): call is the function every layer runs through; describe(list) tells their path
 static int l_set_module_call(lua_State *L) {
@@ -111,7 +111,7 @@ static int l_keep(lua_State *L) {
 
 // core.edit_distance(a, b) -> integer: Levenshtein's distance of two words
 static int l_edit_distance(lua_State *L) {
-    lua_pushinteger(L, hd_edit_distance(luaL_checkstring(L, 1), luaL_checkstring(L, 2)));
+    lua_pushinteger(L, hd_edit_distance(hd_check_string(L, 1, NULL), hd_check_string(L, 2, NULL)));
     return 1;
 }
 

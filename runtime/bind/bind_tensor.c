@@ -63,7 +63,7 @@ static int l_dtype(lua_State *L) {
 static int l_len(lua_State *L) {
     const hd_tensor *x = hd_check_tensor(L, 1);
     if (x->ndim == 0)
-        return hd_raisef(L, "#: a tensor without dimensions has no length");
+        return hd_raisef(L, "#: a tensor without dimensions has no length, expected at least 1 dimension");
     lua_pushinteger(L, x->shape[0]);
     return 1;
 }
@@ -129,7 +129,7 @@ static int64_t check_position(lua_State *L, const hd_tensor *x, int arg) {
     for (int d = 0; d < x->ndim; d++) {
         const int64_t given = hd_check_int(L, arg + d), i = given < 0 ? given + x->shape[d] : given - 1;
         if (given == 0 || i < 0 || i >= x->shape[d])
-            hd_raisef(L, "index out of range: got %lld for dimension %d, expected 1 to %lld of %s", (long long)given,
+            hd_raisef(L, "index: out of range: got %lld for dimension %d, expected 1 to %lld of %s", (long long)given,
                       d + 1, (long long)x->shape[d], hd_tensor_text(x));
         offset += i * x->strides[d];
     }
@@ -210,14 +210,14 @@ static int apply_select(lua_State *L, hd_tensor *x, int64_t dim, int64_t index) 
 // x[i]: a number for a 1-D tensor, else a view. i = #x + 1 gives nil, so that ipairs ends.
 static int index_one(lua_State *L, hd_tensor *x, int64_t i) {
     if (x->ndim == 0)
-        return hd_raisef(L, "index: a tensor without dimensions has no elements to index\n  hint: use x:item()");
+        return hd_raisef(L, "index: there is nothing to index: got a tensor without dimensions\n  hint: use x:item()");
     const int64_t n = x->shape[0], at = i < 0 ? i + n : i - 1;
     if (i == n + 1) {
         lua_pushnil(L);
         return 1;
     }
     if (i == 0 || at < 0 || at >= n)
-        return hd_raisef(L, "index out of range: got %lld, expected 1 to %lld of %s", (long long)i, (long long)n,
+        return hd_raisef(L, "index: out of range: got %lld, expected 1 to %lld of %s", (long long)i, (long long)n,
                          hd_tensor_text(x));
     if (x->ndim > 1)
         return apply_select(L, x, 0, at + 1);
@@ -297,7 +297,7 @@ static int l_index(lua_State *L) {
 static int l_newindex(lua_State *L) {
     hd_tensor *x = hd_check_tensor(L, 1);
     if (lua_type(L, 2) == LUA_TSTRING)
-        return hd_raisef(L, "tensor: has no field '%s' to set", lua_tostring(L, 2));
+        return hd_raisef(L, "tensor: field '%s' cannot be set: expected an index", lua_tostring(L, 2));
     if (hd_grad_enabled() && hd_tensor_needs_grad(x))
         return hd_raisef(
             L, "index: in-place change of a tensor that needs a gradient\n  hint: wrap it in hd.no_grad(...)");
@@ -313,7 +313,7 @@ static int l_newindex(lua_State *L) {
     else
         index_one(L, x, hd_check_int_of(L, 2, "index"));
     if (lua_isnil(L, -1))
-        return hd_raisef(L, "index out of range: got %lld, expected 1 to %lld of %s", (long long)lua_tointeger(L, 2),
+        return hd_raisef(L, "index: out of range: got %lld, expected 1 to %lld of %s", (long long)lua_tointeger(L, 2),
                          (long long)x->shape[0], hd_tensor_text(x));
     hd_tensor *part[2] = {hd_check_tensor(L, lua_gettop(L)), hd_test_tensor(L, 3)}, *out;
     hd_op_args args = hd_op_args_default();
@@ -395,7 +395,7 @@ static void add_statistics(luaL_Buffer *b, const hd_view *v) {
 }
 
 static int l_tostring(lua_State *L) {
-    const hd_tensor *x = ((hd_tensor **)luaL_checkudata(L, 1, HD_TENSOR_NAME))[0];
+    const hd_tensor *x = ((hd_tensor **)hd_check_object(L, 1, HD_TENSOR_NAME))[0];
     luaL_Buffer b;
     int rows = 0;
     if (!x) {
@@ -426,7 +426,7 @@ static int l_tostring(lua_State *L) {
 
 // x:release(): give the memory back now instead of when the collector finds it; using x afterwards is an error
 static int l_release(lua_State *L) {
-    luaL_checkudata(L, 1, HD_TENSOR_NAME);
+    hd_check_object(L, 1, HD_TENSOR_NAME);
     hd_box_release(L, 1);
     return 0;
 }

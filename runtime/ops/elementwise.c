@@ -32,9 +32,11 @@ hd_status hd_unary_forward(hd_op_call *c) {
     c->saves = (needs & 1 ? 1 : 0) | (needs & 2 ? HD_SAVE_OUT : 0);
     if (op == HD_NOT && x->dtype != HD_BOOL)
         return hd_fail(HD_EARG, "logical_not: wrong type: got %s, expected bool", hd_dtype_name(x->dtype));
+    if (takes_integers(op) && op != HD_NOT && x->dtype == HD_BOOL)
+        return hd_fail(HD_EARG, "%s: wrong type: got bool, expected numbers", c->name);
     if (c->inplace) {
         if (!hd_dtype_is_float(x->dtype) && !takes_integers(op))
-            return hd_check_float("in-place operation", x);
+            return hd_check_float(c->name, x);
         const hd_view v = hd_tensor_as_view(x);
         c->out = hd_tensor_retain(x);
         return hd_be()->unary(&(hd_unary_args){op, v, v, a, b});
@@ -66,6 +68,11 @@ hd_status hd_unary_backward(hd_op_call *c) {
 // Binary -----------------------------------------------------------------------
 
 static bool is_comparison(int op) { return op >= HD_LT && op <= HD_NE; }
+static bool is_logical(int op) { return op == HD_AND || op == HD_OR; }
+// The results of these on bools are bools; all other arithmetic counts with them.
+static bool keeps_bool(int op) {
+    return is_comparison(op) || is_logical(op) || op == HD_MUL || op == HD_MAXIMUM || op == HD_MINIMUM;
+}
 
 // The type that both operands are brought to.
 static hd_dtype operand_type(const hd_op_call *c) {
@@ -76,6 +83,8 @@ static hd_dtype operand_type(const hd_op_call *c) {
     else if (!hd_dtype_is_float(dtype) && (c->args->value != floor(c->args->value) || isinf(c->args->value)))
         dtype = HD_F32;
     else if (dtype == HD_BOOL && !is_comparison(c->aux))
+        dtype = HD_I64;
+    if (dtype == HD_BOOL && !keeps_bool(c->aux))
         dtype = HD_I64;
     if (!hd_dtype_is_float(dtype) && (c->aux == HD_DIV || c->aux == HD_POW))
         dtype = HD_F32;
@@ -88,10 +97,10 @@ static hd_view number_view(double value, hd_dtype dtype, int64_t *cell) {
     return (hd_view){.data = cell, .dtype = dtype};
 }
 
-static hd_status result_shape(const hd_tensor *a, const hd_tensor *b, int *ndim, int64_t *shape) {
+static hd_status result_shape(const char *where, const hd_tensor *a, const hd_tensor *b, int *ndim, int64_t *shape) {
     const hd_tensor *x = a ? a : b;
     if (a && b)
-        return hd_broadcast("arithmetic", a, b, ndim, shape);
+        return hd_broadcast(where, a, b, ndim, shape);
     *ndim = x->ndim;
     memcpy(shape, x->shape, sizeof x->shape);
     return HD_OK;
@@ -102,10 +111,10 @@ static hd_status binary_output(hd_op_call *c, hd_dtype dtype, const hd_tensor *a
     if (c->inplace) {
         hd_tensor *x = c->in[0];
         if (x->ndim != ndim || memcmp(x->shape, shape, (size_t)ndim * sizeof *shape) != 0)
-            return hd_fail(HD_ESHAPE, "in-place operation: result has another shape: got %s, expected %s",
+            return hd_fail(HD_ESHAPE, "%s_: the result has another shape: got %s, expected %s", c->name,
                            hd_shape_text(ndim, shape), hd_tensor_text(x));
         if (x->dtype != dtype)
-            return hd_fail(HD_EARG, "in-place operation: result has another type: got %s, expected %s",
+            return hd_fail(HD_EARG, "%s_: the result has another type: got %s, expected %s", c->name,
                            hd_dtype_name(dtype), hd_dtype_name(x->dtype));
         c->out = hd_tensor_retain(x);
         return HD_OK;
@@ -140,11 +149,13 @@ hd_status hd_binary_forward(hd_op_call *c) {
     int ndim = 0;
     hd_status status = HD_OK;
     c->saves = binary_saves(c);
+    if (is_logical(c->aux) && dtype != HD_BOOL)
+        return hd_fail(HD_EARG, "%s: wrong type: got %s, expected bool", c->name, hd_dtype_name(dtype));
     for (int i = 0; i < 2 && status == HD_OK; i++)
         if (c->in[i])
             status = hd_do_cast(c->in[i], dtype, &operand[i]);
     if (status == HD_OK)
-        status = result_shape(operand[0], operand[1], &ndim, shape);
+        status = result_shape(c->name, operand[0], operand[1], &ndim, shape);
     if (status == HD_OK)
         status = binary_output(c, op >= HD_LT ? HD_BOOL : dtype, operand[0], operand[1], ndim, shape);
     if (status == HD_OK) {

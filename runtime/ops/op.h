@@ -43,6 +43,7 @@ hd_op_args hd_op_args_default(void);
 // reads). backward reads in (those of op->saves), out (if op->saves has HD_SAVE_OUT), saved, dout, and sets din[i]
 // wherever want[i]. A din may be `dout` retained. Absent optional inputs are NULL.
 typedef struct hd_op_call {
+    const char *name; // the op's, for messages
     int nin;
     hd_tensor **in;
     const hd_op_args *args;

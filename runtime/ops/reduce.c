@@ -16,7 +16,7 @@ static hd_status reduced_dims(const hd_op_call *c, const char *where, const hd_t
         int d;
         HD_CHECK(hd_dim(where, c->args->dims[i], x->ndim, &d));
         if (reduced[d])
-            return hd_fail(HD_ESHAPE, "%s: dimension %d is named twice", where, d + 1);
+            return hd_fail(HD_ESHAPE, "%s: dimension %d is named twice, expected once", where, d + 1);
         reduced[d] = true;
     }
     for (int d = 0; d < x->ndim; d++)

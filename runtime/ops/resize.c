@@ -32,7 +32,7 @@ hd_status hd_interpolate_forward(hd_op_call *c) {
         else if (!isnan(a->scale_factor[d]))
             spatial[d] = (int64_t)floor((double)x->shape[d + 2] * a->scale_factor[d]);
         else
-            return hd_fail(HD_EARG, "interpolate: neither size nor scale_factor was given");
+            return hd_fail(HD_EARG, "interpolate: the size is missing: expected size or scale_factor");
         if (spatial[d] < 1 || x->shape[d + 2] < 1)
             return hd_fail(HD_ESHAPE, "interpolate: bad size: got %lld for dimension %d of %s, expected at least 1",
                            (long long)spatial[d], d + 3, hd_tensor_text(x));

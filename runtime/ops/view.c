@@ -15,8 +15,9 @@ static hd_status resolve_sizes(const char *where, const hd_tensor *x, const hd_o
         else if (shape[d] < 0)
             return hd_fail(HD_ESHAPE, "%s: bad sizes: got %s, expected extents >= 0 and at most one -1", where,
                            hd_shape_text(args->nsizes, args->sizes));
-        else
-            known *= shape[d];
+        else if (__builtin_mul_overflow(known, shape[d], &known))
+            return hd_fail(HD_ESHAPE, "%s: too many elements: got %s, expected those of %s", where,
+                           hd_shape_text(args->nsizes, args->sizes), hd_tensor_text(x));
     }
     const int64_t numel = hd_tensor_numel(x);
     if (unknown >= 0)
@@ -126,7 +127,7 @@ static hd_status permutation(const hd_op_args *args, int ndim, int *order) {
     for (int d = 0; d < ndim; d++) {
         HD_CHECK(hd_dim("permute", args->dims[d], ndim, &order[d]));
         if (seen[order[d]])
-            return hd_fail(HD_ESHAPE, "permute: dimension %d is named twice", order[d] + 1);
+            return hd_fail(HD_ESHAPE, "permute: dimension %d is named twice, expected once", order[d] + 1);
         seen[order[d]] = true;
     }
     return HD_OK;
@@ -311,7 +312,7 @@ static hd_status flipped(const hd_op_call *c, const hd_tensor *x, hd_tensor **ou
         int d;
         HD_CHECK(hd_dim("flip", c->args->dims[i], x->ndim, &d));
         if (seen[d])
-            return hd_fail(HD_ESHAPE, "flip: dimension %d is named twice", d + 1);
+            return hd_fail(HD_ESHAPE, "flip: dimension %d is named twice, expected once", d + 1);
         seen[d] = true;
         if (v.shape[d] > 0)
             v.data = (char *)v.data + (v.shape[d] - 1) * v.strides[d] * (int64_t)hd_dtype_size(v.dtype);

@@ -64,5 +64,6 @@ end
 function Batches:close() self.loader:close() end
 
 Batches.__close = Batches.close
+class.guard(Batches, { "state_dict", "load_state_dict", "close" })
 
 return Batches

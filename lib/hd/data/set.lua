@@ -21,6 +21,7 @@ function Set:init(x, labels, fields)
   if x:dtype() ~= "u8" or x:dim() ~= 4 then
     check.fail("data.Set", "x is wrong: got %s, expected u8 [n,channels,height,width]", check.show(x))
   end
+  check.arg("data.Set", "fields", fields, "table|nil")
   for key, value in next, fields or {} do self[key] = value end -- order free: separate keys
   self.x, self.labels = x:contiguous(), labels
 end
@@ -60,13 +61,13 @@ function Set:batches(opts) return Batches(self, opts) end
 ---@return hd.data.Set
 function Set:subset(indices)
   check.arg("set:subset", "indices", indices, "table|tensor")
-  local list = check.is_tensor(indices) and indices:totable() or indices
+  local list = check.is_tensor(indices) and indices:reshape(-1):totable() or indices
   for _, i in ipairs(list) do
     if math.type(i) ~= "integer" or i < 1 or i > #self then
       check.fail("set:subset", "an index is wrong: got %s, expected 1 to %d", tostring(i), #self)
     end
   end
-  if #list == 0 then check.fail("set:subset", "there are no indices") end
+  if #list == 0 then check.fail("set:subset", "there are no indices: expected at least one") end
   local fields = {}
   for key, value in next, self do -- order free: separate keys
     if key ~= "x" and key ~= "labels" then fields[key] = value end
@@ -89,5 +90,7 @@ function Set:split(fraction, seed)
   local order = core.permutation(n, check.arg("set:split", "seed", seed or 0, "integer"))
   return self:subset(table.move(order, 1, first, 1, {})), self:subset(table.move(order, first + 1, n, 1, {}))
 end
+
+class.guard(Set, { "get", "batches", "subset", "split" })
 
 return Set

@@ -53,7 +53,7 @@ return function(Hierarchy, opts)
   })
   local unit = 2 ^ o.steps // 1
   if o.steps < 1 or o.size < unit or o.size % unit ~= 0 then
-    check.fail("hierarchy.images", "size is wrong: got %d, expected a multiple of %d (2^steps)", o.size, unit)
+    check.fail("hierarchy.images", "size is wrong: got %d, expected a multiple of %.0f (2^steps)", o.size, unit)
   end
   local split, join = maps(o.steps)
   -- Neighbours in the coarse levels say much the same, so what a picture is gets decided under strong noise: their

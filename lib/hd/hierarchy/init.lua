@@ -146,7 +146,9 @@ end
 -- The keys of a table that is told by level, sorted: levels, or "flat" for the unsplit x; another is an error.
 function Hierarchy:names_in(t)
   local names = {}
-  for name in next, t do names[#names + 1] = tostring(name) end -- order free: sorted below
+  for name in next, check.arg("hierarchy", "what is told by level", t, "table") do -- order free: sorted below
+    names[#names + 1] = tostring(name)
+  end
   table.sort(names)
   for _, name in ipairs(names) do
     if name ~= "flat" then self:level(name) end
@@ -183,6 +185,7 @@ end
 ---@param z table<string, hd.Tensor>
 ---@return hd.Tensor
 function Hierarchy:join(z)
+  check.arg("hierarchy:join", "z", z, "table")
   for _, level in ipairs(self.levels) do
     check.arg("hierarchy:join", ("level '%s'"):format(level.name), z[level.name], "tensor")
   end
@@ -241,6 +244,10 @@ require "hd.hierarchy.stats" (Hierarchy)
 require "hd.hierarchy.models" (Hierarchy)
 require "hd.hierarchy.train" (Hierarchy)
 require "hd.hierarchy.sample" (Hierarchy)
+class.guard(Hierarchy, {
+  "level", "level_names", "split", "join", "check", "fit_stats", "set_stats", "stats_dict", "load_stats_dict",
+  "standardise", "unstandardise", "models", "loss", "pictures", "sample",
+})
 
 return {
   new = Hierarchy,

@@ -110,6 +110,13 @@ local function shared_spec(specs)
 end
 
 return function(Hierarchy)
+  -- What H:models made, or another object with a `net(name)`.
+  function Hierarchy.check_models(_, where, models)
+    if type(models) ~= "table" or type(models.net) ~= "function" then
+      check.fail(where, "models is wrong: got %s, expected what H:models{} gives", check.show(models))
+    end
+  end
+
   --- Make the networks.
   ---@param opts? table  net: "auto" (a U-Net for numbers, a transformer for tokens), "unet", "transformer" or a
   ---  function (spec, opts) -> layer; width (64) and depth (blocks per level, 1; of a transformer 2); regime (the

@@ -292,6 +292,7 @@ return function(Hierarchy)
   ---@return table<string, hd.Tensor>? pictures
   function Hierarchy:sample(models, n, opts)
     local o = check.options("H:sample", opts, OPTIONS)
+    if models ~= nil then self:check_models("H:sample", models) end
     local _ <close> = core.no_grad()
     o.regime = o.regime or (models and models.regime) or self.regime
     o.t_aug = o.t_aug or self.t_aug_sample

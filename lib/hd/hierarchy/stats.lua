@@ -6,8 +6,11 @@ local core = require "hd.core"
 
 -- A number as it is; a list or tensor of one number per channel as a tensor [c].
 local function per_channel(value)
+  if check.is_tensor(value) and value:dtype() == "bool" then
+    check.fail("hierarchy", "a statistic is wrong: got %s, expected numbers", check.show(value))
+  end
   if type(value) == "number" then return value end
-  local t = check.is_tensor(value) and value or core.tensor(value)
+  local t = check.is_tensor(value) and value or core.tensor(value, { dtype = "f32" })
   return core.keep(t:reshape(-1):clone())
 end
 
@@ -83,6 +86,7 @@ return function(Hierarchy)
 
   --- A level in standardised coordinates.
   function Hierarchy:standardise(name, z)
+    check.arg("standardise", "z", z, "tensor")
     local s = self.stats[name]
     if not s then return z end
     return (z - aligned(s.mean, z)) / aligned(s.std, z)
@@ -90,6 +94,7 @@ return function(Hierarchy)
 
   --- A level back in the data's units.
   function Hierarchy:unstandardise(name, z)
+    check.arg("unstandardise", "z", z, "tensor")
     local s = self.stats[name]
     if not s then return z end
     return z * aligned(s.std, z) + aligned(s.mean, z)
@@ -112,8 +117,12 @@ return function(Hierarchy)
   ---@return hd.hierarchy.Hierarchy self
   function Hierarchy:load_stats_dict(dict)
     local stats = {}
-    for key, t in next, dict do -- order free: separate keys
-      local name, part = key:match "^(.*)%.(%a+)$"
+    for key, t in next, check.arg("load_stats_dict", "dict", dict, "table") do -- order free: separate keys
+      local name, part = check.arg("load_stats_dict", "key", key, "string"):match "^(.*)%.(%a+)$"
+      if not name or not check.is_tensor(t) then
+        check.fail("load_stats_dict", "entry '%s' is wrong: got %s, expected LEVEL.mean or LEVEL.std and a tensor", key,
+          check.show(t))
+      end
       stats[name] = stats[name] or {}
       stats[name][part] = t:dim() == 0 and t:item() or core.keep(t)
     end

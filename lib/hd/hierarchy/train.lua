@@ -87,6 +87,7 @@ return function(Hierarchy)
   ---@return hd.Tensor loss            0-d
   ---@return table<string, number> parts
   function Hierarchy:loss(models, x, opts)
+    self:check_models("H:loss", models)
     local o = check.options("H:loss", opts, {
       { "regime", self.regimes, models.regime or self.regime }, { "t_aug", "number", self.t_aug }, { "rng", "any" },
       { "levels", "table" },

@@ -26,6 +26,8 @@ function Embedding:forward(ids) return core.op.embedding(ids, self.weight) end
 
 function Embedding:extra() return ("%d, %d"):format(self.num_embeddings, self.embedding_dim) end
 
+local MOST = 65536 -- channels that say a time
+
 ---@class hd.nn.Timesteps : hd.nn.Module
 local Timesteps = class("Timesteps", Module)
 
@@ -34,8 +36,8 @@ local Timesteps = class("Timesteps", Module)
 ---@param opts? { flip_sin_to_cos: boolean, freq_shift: number }
 function Timesteps:init(channels, opts)
   self.channels = check.arg("Timesteps", "channels", channels, "integer")
-  if channels < 2 or channels % 2 ~= 0 then
-    check.fail("Timesteps", "channels must be even: got %d", channels)
+  if channels < 2 or channels > MOST or channels % 2 ~= 0 then
+    check.fail("Timesteps", "channels is wrong: got %d, expected an even number, 2 to %d", channels, MOST)
   end
   local o = check.options("Timesteps", opts,
     { { "flip_sin_to_cos", "boolean", false }, { "freq_shift", "number", 0 } })

@@ -138,6 +138,14 @@ function F.batch_norm(x, running_mean, running_var, weight, bias, opts)
   local o = check.options("batch_norm", opts,
     { { "training", "boolean", false }, { "momentum", "number", 0.1 }, { "eps", "number", 1e-5 } })
   check.arg("batch_norm", "x", x, "tensor")
+  check.arg("batch_norm", "running_mean", running_mean, "tensor|nil")
+  check.arg("batch_norm", "running_var", running_var, "tensor|nil")
+  check.arg("batch_norm", "weight", weight, "tensor|nil")
+  check.arg("batch_norm", "bias", bias, "tensor|nil")
+  if x:dim() < 2 or (running_mean == nil) ~= (running_var == nil) then
+    check.fail("batch_norm", "got x %s, running_mean %s and running_var %s, expected x [n,c,...] and both or none",
+      check.show(x), check.show(running_mean), check.show(running_var))
+  end
   local mean, var = running_mean, running_var
   if o.training or not running_mean then mean, var = batch_statistics(x, running_mean, running_var, o.momentum) end
   local scale = (var + o.eps):rsqrt()

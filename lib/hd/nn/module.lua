@@ -75,6 +75,8 @@ end
 ---@return hd.Tensor x
 function Module:register_buffer(name, x, opts)
   local o = check.options("register_buffer", opts, { { "persistent", "boolean", true } })
+  check.arg("register_buffer", "name", name, "string")
+  check.arg("register_buffer", "x", x, "tensor")
   add_name(self, name)
   local buffers = rawget(self, "_buffers") or {}
   rawset(self, "_buffers", buffers)
@@ -229,6 +231,7 @@ end
 ---@param fn fun(m: hd.nn.Module)
 ---@return hd.nn.Module self
 function Module:apply(fn)
+  check.arg("apply", "fn", fn, "callable")
   for _, m in self:named_modules() do fn(m) end
   return self
 end
@@ -281,6 +284,7 @@ end
 ---@param dtype string
 ---@return hd.nn.Module self
 function Module:to(dtype)
+  check.arg("to", "dtype", dtype, "string")
   local _ <close> = core.no_grad()
   return replace_tensors(self, function(x, kind)
     if x:dtype() == dtype or not x:dtype():find "^f" then return x end
@@ -332,6 +336,13 @@ local function sorted_keys(t)
   return keys
 end
 
+local function check_state(where, state)
+  for name, x in next, check.arg(where, "state", state, "table") do -- order free: any fault will do
+    check.arg(where, "name in the state", name, "string")
+    check.arg(where, ("'%s'"):format(name), x, "tensor")
+  end
+end
+
 -- What differs between the module's entries and a state: lists of names, and of shape messages.
 local function differences(own, state)
   local missing, shapes, known = {}, {}, {}
@@ -364,7 +375,7 @@ local function report(where, missing, unexpected, shapes)
   parts[#parts + 1] = listing("missing", missing)
   parts[#parts + 1] = listing("not in the model", unexpected)
   if #parts > 0 then
-    check.fail(where, "the state differs from the model: %s", table.concat(parts, "; "))
+    check.fail(where, "the state differs from what the model expected: %s", table.concat(parts, "; "))
   end
 end
 
@@ -384,7 +395,7 @@ end
 ---@return { missing: string[], unexpected: string[] }
 function Module:load_state_dict(state, opts)
   local where = getmetatable(self).name .. ":load_state_dict"
-  check.arg(where, "state", state, "table")
+  check_state(where, state)
   local o = check.options(where, opts, { { "strict", "boolean", true } })
   local own = {}
   for _, entry in ipairs(all_tensors(self)) do
@@ -474,5 +485,10 @@ function Module:summary(...)
   lines[#lines + 1] = ("%d parameters in %d tensors"):format(self:num_parameters())
   return table.concat(lines, "\n")
 end
+
+class.guard(Module, {
+  "register_buffer", "named_modules", "named_parameters", "parameters", "named_buffers", "buffers", "num_parameters",
+  "apply", "train", "eval", "requires_grad_", "zero_grad", "to", "clone", "state_dict", "load_state_dict", "summary",
+})
 
 return { Module = Module, Parameter = Parameter, is_module = is_module, children = children }

@@ -34,6 +34,8 @@ end
 ---                    time_scale_shift, zero_init (begin as the identity)
 function ResBlock:init(in_channels, out_channels, opts)
   local o = check.options("ResBlock", opts, OPTIONS)
+  check.arg("ResBlock", "in_channels", in_channels, "integer")
+  check.arg("ResBlock", "out_channels", out_channels, "integer")
   local Conv = o.dims == 1 and conv.Conv1d or conv.Conv2d
   local same = { padding = o.kernel_size // 2 }
   self.norm1 = normalise(o, in_channels)

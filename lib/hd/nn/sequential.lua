@@ -56,4 +56,7 @@ end
 
 ModuleList.append = append
 
+class.guard(Sequential, { "append" })
+class.guard(ModuleList, { "append" })
+
 return { Sequential = Sequential, ModuleList = ModuleList }

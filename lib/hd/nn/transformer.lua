@@ -22,7 +22,7 @@ function TransformerBlock:init(dim, opts)
     { "heads", "integer", 4 }, { "mlp_ratio", "number", 4 }, { "dropout", "number", 0 },
     { "fuse_qkv", "boolean", true },
   })
-  local hidden = math.floor(dim * o.mlp_ratio)
+  local hidden = math.floor(check.arg("TransformerBlock", "dim", dim, "integer") * o.mlp_ratio)
   self.norm1 = LayerNorm(dim)
   self.attn = Attention(dim, { heads = o.heads, fuse_qkv = o.fuse_qkv })
   self.norm2 = LayerNorm(dim)

@@ -52,6 +52,7 @@ local function adam_class(name, weight_decay, decoupled)
       core.adam(p, g, s.exp_avg, s.exp_avg_sq, s.step, self.fused[group])
     end)
   end
+  class.guard(Adam, { "step" })
   return Adam
 end
 

@@ -5,7 +5,7 @@ local core = require "hd.core"
 
 local function gradients(where, params)
   local list = {}
-  for _, p in ipairs(check.is_tensor(params) and { params } or check.arg(where, "params", params, "table")) do
+  for _, p in ipairs(check.is_tensor(params) and { params } or check.list(where, "params", params, "tensor")) do
     list[#list + 1] = p:grad()
   end
   return list

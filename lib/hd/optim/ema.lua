@@ -3,6 +3,7 @@
 local class = require "hd.class"
 local check = require "hd.check"
 local core = require "hd.core"
+local is_module = require "hd.nn.module".is_module
 
 ---@class hd.optim.EMA
 ---@field model hd.nn.Module  the averaged copy: call it, sample with it, save it
@@ -15,6 +16,9 @@ local EMA = class "EMA"
 function EMA:init(model, opts)
   local o = check.options("EMA", opts, { { "decay", "number", 0.999 }, { "warmup", "boolean", true } })
   if o.decay < 0 or o.decay > 1 then check.fail("EMA", "decay is wrong: got %g, expected 0 to 1", o.decay) end
+  if not is_module(model) then
+    check.fail("EMA", "model is wrong: got %s, expected a module (hd.nn)", check.show(model))
+  end
   self.decay, self.warmup, self.updates = o.decay, o.warmup, 0
   self.source, self.model = model, model:clone():requires_grad_(false):eval()
   self.averaged, self.live = self.model:parameters(), model:parameters()
@@ -47,12 +51,17 @@ end
 ---@param state table<string, hd.Tensor>
 function EMA:load_state_dict(state)
   local weights = {}
+  check.arg("EMA:load_state_dict", "state", state, "table")
   for name, x in next, state do weights[name] = x end -- order free: a copy
   local updates = weights["ema.updates"]
-  if not updates then check.fail("EMA:load_state_dict", "'ema.updates' is missing: this is not the state of an EMA") end
+  if not check.is_tensor(updates) then
+    check.fail("EMA:load_state_dict", "'ema.updates' is missing: expected the state of an EMA")
+  end
   weights["ema.updates"] = nil
   self.model:load_state_dict(weights)
   self.updates = math.tointeger(updates:item())
 end
+
+class.guard(EMA, { "update", "state_dict", "load_state_dict" })
 
 return { EMA = EMA }

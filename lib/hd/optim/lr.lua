@@ -4,6 +4,7 @@
 local class = require "hd.class"
 local check = require "hd.check"
 local core = require "hd.core"
+local Optimizer = require "hd.optim.optimizer"
 
 local lr = {}
 
@@ -12,11 +13,14 @@ local Rate = class "Rate"
 
 -- The rate of the steps to come: factor(n) where n steps are done.
 local function set_rates(self)
-  for i, group in ipairs(self.optimizer.groups) do group.lr = self.base[i] * self.factor(self.done) end
+  local factor = check.arg("optim.lr", "the factor", self.factor(self.done), "number")
+  for i, group in ipairs(self.optimizer.groups) do group.lr = self.base[i] * factor end
 end
 
 function Rate:init(optimizer, factor)
-  check.arg("optim.lr", "optimizer", optimizer, "table")
+  if not class.is(optimizer, Optimizer) then
+    check.fail("optim.lr", "optimizer is wrong: got %s, expected an optimizer (hd.optim)", check.show(optimizer))
+  end
   self.optimizer, self.factor, self.done, self.base = optimizer, factor, 0, {}
   for i, group in ipairs(optimizer.groups) do self.base[i] = group.lr end
   set_rates(self)
@@ -37,9 +41,13 @@ function Rate:state_dict() return { done = core.tensor(self.done, { dtype = "f64
 
 ---@param state table<string, hd.Tensor>
 function Rate:load_state_dict(state)
+  check.arg("optim.lr", "state", state, "table")
+  check.arg("optim.lr", "state.done", state.done, "tensor")
   self.done = math.tointeger(state.done:item())
   set_rates(self)
 end
+
+class.guard(Rate, { "step", "rate", "state_dict", "load_state_dict" })
 
 -- 1/warmup, 2/warmup, ... 1 over the first steps.
 local function warm(n, warmup) return n < warmup and (n + 1) / warmup or 1 end

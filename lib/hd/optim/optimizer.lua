@@ -11,9 +11,9 @@ local core = require "hd.core"
 local Optimizer = class "Optimizer"
 
 local function check_params(where, params)
-  check.arg(where, "params", params, "table")
-  for i, p in ipairs(params) do check.arg(where, "parameter " .. i, p, "tensor") end
-  if #params == 0 then check.fail(where, "there are no parameters") end
+  if #check.list(where, "params", params, "tensor") == 0 then
+    check.fail(where, "there are no parameters: expected at least one")
+  end
   return params
 end
 
@@ -41,7 +41,7 @@ function Optimizer:setup(params, opts, spec)
   check.arg(where, "params", groups, "table")
   if type(groups[1]) ~= "table" then groups = { { params = groups } } end
   self.groups, self.state, self.numbered = {}, {}, {}
-  for i, group in ipairs(groups) do
+  for i, group in ipairs(check.list(where, "params", groups, "table")) do
     self.groups[i] = make_group(where, group, opts, spec)
     for _, p in ipairs(group.params) do self.numbered[#self.numbered + 1] = p end
   end
@@ -137,14 +137,15 @@ end
 ---@param state table<string, hd.Tensor>
 function Optimizer:load_state_dict(state)
   local where = getmetatable(self).name .. ":load_state_dict"
+  check.arg(where, "state", state, "table")
   local _ <close> = core.no_grad()
   if state[("state.%d.step"):format(#self.numbered)] then
-    check.fail(where, "the state is of another model: it has more than %d parameters", #self.numbered)
+    check.fail(where, "the state is of another model: it has more parameters, expected %d", #self.numbered)
   end
   for i, group in ipairs(self.groups) do
     local prefix = ("param_groups.%d."):format(i - 1)
-    if not state[prefix .. "lr"] then
-      check.fail(where, "the state is of another optimizer: group %d is missing", i - 1)
+    if not check.is_tensor(state[prefix .. "lr"]) then
+      check.fail(where, "the state is of another optimizer: '%slr' is missing, expected a tensor", prefix)
     end
     load_settings(group, prefix, state)
   end
@@ -153,5 +154,7 @@ function Optimizer:load_state_dict(state)
     if state[prefix .. "step"] then load_moments(self, p, prefix, state) else self.state[p] = nil end
   end
 end
+
+class.guard(Optimizer, { "zero_grad", "state_dict", "load_state_dict" })
 
 return Optimizer

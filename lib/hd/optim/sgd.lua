@@ -29,4 +29,6 @@ function SGD:step()
   end)
 end
 
+class.guard(SGD, { "step" })
+
 return { SGD = SGD }

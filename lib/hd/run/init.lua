@@ -341,5 +341,8 @@ function Run:__close(problem)
 end
 
 require "hd.run.pictures" (Run)
+class.guard(Run, {
+  "say", "log", "save", "resume", "watch", "plan", "due", "steps", "close", "plot", "preview", "show", "window",
+})
 
 return { new = new, Run = Run }

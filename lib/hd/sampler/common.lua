@@ -15,21 +15,21 @@ local common = {}
 
 local SHARED = { { "cond", "any" }, { "rng", "any" }, { "on_step", "callable" } }
 
---- The shared options and a sampler's own, checked.
+--- The shared options and a sampler's own, checked; so is what it calls.
 ---@param where string
+---@param denoise function
 ---@param opts table?
 ---@param own table[]
 ---@return table
-function common.options(where, opts, own)
+function common.options(where, denoise, opts, own)
+  check.arg(where, "denoise", denoise, "callable")
   local spec = table.move(SHARED, 1, #SHARED, 1, {})
   return check.options(where, opts, table.move(own, 1, #own, #spec + 1, spec))
 end
 
 local function check_sigmas(where, sigmas)
-  check.arg(where, "sigmas", sigmas, "table")
-  for i, sigma in ipairs(sigmas) do
-    check.arg(where, ("sigmas[%d]"):format(i), sigma, "number")
-    if i > 1 and sigma >= sigmas[i - 1] then
+  for i, sigma in ipairs(check.list(where, "sigmas", sigmas, "number")) do
+    if i > 1 and not (sigma < sigmas[i - 1]) then
       check.fail(where, "sigmas must fall: got %g after %g", sigma, sigmas[i - 1])
     end
   end

@@ -22,7 +22,7 @@ end
 ---@param opts? hd.SampleOptions  and eta (0)
 ---@return hd.Tensor       the same shape and type
 local function ddim(denoise, x, sigmas, opts)
-  local o = common.options("sampler.ddim", opts, { { "eta", "number", 0 } })
+  local o = common.options("sampler.ddim", denoise, opts, { { "eta", "number", 0 } })
   return sample("sampler.ddim", denoise, x, sigmas, o)
 end
 
@@ -33,7 +33,7 @@ end
 ---@param opts? hd.SampleOptions  and eta (1)
 ---@return hd.Tensor       the same shape and type
 local function ancestral(denoise, x, sigmas, opts)
-  local o = common.options("sampler.ancestral", opts, { { "eta", "number", 1 } })
+  local o = common.options("sampler.ancestral", denoise, opts, { { "eta", "number", 1 } })
   return sample("sampler.ancestral", denoise, x, sigmas, o)
 end
 

@@ -2,9 +2,11 @@
 -- The one place that counts from 0: times are those of diffusers, 0 to T - 1, because its networks are told them.
 
 local check = require "hd.check"
+local class = require "hd.class"
 local core = require "hd.core"
 local common = require "hd.sampler.common"
 local prediction = require "hd.schedule.prediction"
+local Schedule = require "hd.schedule.base".Schedule
 
 local discrete = {}
 
@@ -13,6 +15,10 @@ local discrete = {}
 ---@param opts { steps: integer, spacing: string? }  "trailing" (default), "leading" or "linspace"
 ---@return integer[]
 function discrete.timesteps(schedule, opts)
+  if not class.is(schedule, Schedule) or not schedule.steps then
+    check.fail("sampler.discrete", "schedule is wrong: got %s, expected a discrete one (hd.schedule.linear …)",
+      check.show(schedule))
+  end
   local list = schedule:steps(opts)
   for i, step in ipairs(list) do list[i] = step - 1 end
   return list
@@ -44,7 +50,7 @@ end
 ---@param opts hd.SampleOptions  and steps, spacing, predict ("eps"), eta (0), clip: limit of |x0|
 ---@return hd.Tensor
 function discrete.ddim(net, x, schedule, opts)
-  local o = common.options("sampler.discrete.ddim", opts, OPTIONS)
+  local o = common.options("sampler.discrete.ddim", net, opts, OPTIONS)
   check.arg("sampler.discrete.ddim", "x", x, "tensor")
   local times, products = discrete.timesteps(schedule, { steps = o.steps, spacing = o.spacing }), schedule.products
   local _ <close> = core.no_grad()

@@ -10,7 +10,7 @@ local common = require "hd.sampler.common"
 ---@param opts? hd.SampleOptions
 ---@return hd.Tensor       the same shape and type
 local function dpmpp_2m(denoise, x, sigmas, opts)
-  local o = common.options("sampler.dpmpp_2m", opts, {})
+  local o = common.options("sampler.dpmpp_2m", denoise, opts, {})
   local before = nil -- the last step's estimate, extrapolated from
   return common.loop("sampler.dpmpp_2m", x, sigmas, o, function(from, sigma, next, i, scope)
     local denoised = denoise(from, sigma, o.cond)

@@ -9,7 +9,7 @@ local common = require "hd.sampler.common"
 ---@param opts? hd.SampleOptions
 ---@return hd.Tensor       the same shape and type
 local function euler(denoise, x, sigmas, opts)
-  local o = common.options("sampler.euler", opts, {})
+  local o = common.options("sampler.euler", denoise, opts, {})
   return common.loop("sampler.euler", x, sigmas, o, function(from, sigma, next)
     local denoised = denoise(from, sigma, o.cond)
     return from + (from - denoised) * ((next - sigma) / sigma), denoised

@@ -1,5 +1,6 @@
 -- hd/sampler/heun.lua
 
+local check = require "hd.check"
 local common = require "hd.sampler.common"
 
 local OPTIONS = {
@@ -14,7 +15,8 @@ local OPTIONS = {
 ---@param opts? hd.SampleOptions  and churn (0), s_min, s_max, s_noise
 ---@return hd.Tensor       the same shape and type
 local function heun(denoise, x, sigmas, opts)
-  local o = common.options("sampler.heun", opts, OPTIONS)
+  local o = common.options("sampler.heun", denoise, opts, OPTIONS)
+  check.list("sampler.heun", "sigmas", sigmas, "number")
   local most = math.min(o.churn / (#sigmas - 1), math.sqrt(2) - 1)
   return common.loop("sampler.heun", x, sigmas, o, function(start, sigma, next)
     local gamma = o.s_min <= sigma and sigma <= o.s_max and most or 0

@@ -154,4 +154,6 @@ end
 
 Schedule.t_min, Schedule.t_max = 1e-3, 1.0
 
+class.guard(Schedule, { "alpha_sigma", "logsnr", "time_of_logsnr", "time_input", "shift", "sigmas", "draw" })
+
 return { Schedule = Schedule, map = map, karras_grid = karras_grid }

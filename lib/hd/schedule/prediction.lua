@@ -26,6 +26,8 @@ local ROWS = {
   end,
 }
 
+local function check_kind(kind) check.one_of("prediction", "kind", kind, prediction.kinds) end
+
 --- p and q of F = p x0 + q eps.
 ---@param kind string
 ---@param alpha number|hd.Tensor
@@ -33,8 +35,10 @@ local ROWS = {
 ---@param sigma_data? number  standard deviation of the data, for "edm"; default 0.5
 ---@return number|hd.Tensor p, number|hd.Tensor q
 function prediction.row(kind, alpha, sigma, sigma_data)
-  check.one_of("prediction", "kind", kind, prediction.kinds)
-  return ROWS[kind](alpha, sigma, sigma_data or 0.5)
+  check_kind(kind)
+  check.arg("prediction", "alpha", alpha, "number|tensor")
+  check.arg("prediction", "sigma", sigma, "number|tensor")
+  return ROWS[kind](alpha, sigma, check.arg("prediction", "sigma_data", sigma_data or 0.5, "number"))
 end
 
 --- A number as it is; [n] as [n, 1, ...] with the rank of x.
@@ -42,7 +46,9 @@ end
 ---@param x hd.Tensor
 ---@return number|hd.Tensor
 function prediction.per_sample(value, x)
-  if type(value) == "number" or value:dim() == x:dim() then return value end
+  if type(value) == "number" then return value end
+  check.arg("prediction", "value", value, "number|tensor")
+  if value:dim() == check.arg("prediction", "x", x, "tensor"):dim() then return value end
   local shape = { value:size(1) }
   for i = 2, x:dim() do shape[i] = 1 end
   return value:view(shape)
@@ -57,6 +63,9 @@ end
 ---@param sigma_data? number
 ---@return hd.Tensor F
 function prediction.target(kind, x0, eps, alpha, sigma, sigma_data)
+  check_kind(kind)
+  check.arg("prediction", "x0", x0, "tensor")
+  check.arg("prediction", "eps", eps, "tensor")
   if kind == "eps" then return eps elseif kind == "x0" then return x0 end
   local p, q = prediction.row(kind, prediction.per_sample(alpha, x0), prediction.per_sample(sigma, x0), sigma_data)
   return x0 * p + eps * q
@@ -71,6 +80,8 @@ end
 ---@param sigma_data? number
 ---@return hd.Tensor x0, hd.Tensor eps
 function prediction.solve(kind, F, x, alpha, sigma, sigma_data)
+  check.arg("prediction", "F", F, "tensor")
+  check.arg("prediction", "x", x, "tensor")
   alpha, sigma = prediction.per_sample(alpha, x), prediction.per_sample(sigma, x)
   local p, q = prediction.row(kind, alpha, sigma, sigma_data)
   local d = alpha * q - sigma * p
@@ -87,7 +98,7 @@ end
 ---@param sigma_data? number
 ---@return hd.Tensor
 function prediction.convert(from, to, F, x, alpha, sigma, sigma_data)
-  check.one_of("prediction", "kind", to, prediction.kinds)
+  check_kind(to)
   local x0, eps = prediction.solve(from, F, x, alpha, sigma, sigma_data)
   return prediction.target(to, x0, eps, alpha, sigma, sigma_data)
 end
@@ -107,8 +118,12 @@ end
 ---@param sigma_data? number
 ---@return number|hd.Tensor
 function prediction.input_scale(kind, scale, alpha, sigma, sigma_data)
+  check_kind(kind)
   if kind ~= "edm" and scale ~= "ve" then return 1 end
-  return 1 / root(sigma * sigma + alpha * alpha * (sigma_data or 0.5) ^ 2)
+  check.arg("prediction", "alpha", alpha, "number|tensor")
+  check.arg("prediction", "sigma", sigma, "number|tensor")
+  sigma_data = check.arg("prediction", "sigma_data", sigma_data or 0.5, "number")
+  return 1 / root(sigma * sigma + alpha * alpha * sigma_data ^ 2)
 end
 
 --- The function that samplers call, from a network: denoise(x, sigma, cond) -> x0, with x = x0 + sigma eps.

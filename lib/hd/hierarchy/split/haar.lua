@@ -9,9 +9,22 @@ local core = require "hd.core"
 local haar = {}
 local HALF, ROOT = 0.5, math.sqrt(0.5)
 
+local function check_rank(where, x, least)
+  local n = check.arg(where, "x", x, "tensor"):dim()
+  if n < least or n > 4 then
+    check.fail(where, "x is wrong: got %s, expected %s[n,c,h,w]", check.show(x), least < 4 and "[n,c,t] or " or "")
+  end
+end
+
 local function even(where, x, d)
   if x:size(d) % 2 ~= 0 then
     check.fail(where, "an extent is odd: got [%s], expected even numbers to halve", table.concat(x:shape(), ","))
+  end
+end
+
+local function check_factor(where, factor)
+  if check.arg(where, "factor", factor, "integer") < 1 then
+    check.fail(where, "factor is wrong: got %d, expected at least 1", factor)
   end
 end
 
@@ -42,6 +55,7 @@ end
 ---@return hd.Tensor low     [n, c, t/2] or [n, c, h/2, w/2]
 ---@return hd.Tensor detail  [n, c, t/2], or [n, 3c, h/2, w/2]: across, down and diagonal differences
 function haar.down(x)
+  check_rank("haar.down", x, 3)
   for d = 3, x:dim() do even("haar.down", x, d) end
   local p = phases(x)
   if #p == 2 then return (p[1] + p[2]) * ROOT, (p[1] - p[2]) * ROOT end
@@ -55,6 +69,8 @@ end
 ---@param detail hd.Tensor
 ---@return hd.Tensor
 function haar.up(low, detail)
+  check_rank("haar.up", low, 3)
+  check.arg("haar.up", "detail", detail, "tensor")
   if low:dim() == 3 then return interleave { (low + detail) * ROOT, (low - detail) * ROOT } end
   local c = low:size(2)
   local across, down, diagonal = detail:narrow(2, 1, c), detail:narrow(2, c + 1, c), detail:narrow(2, 2 * c + 1, c)
@@ -70,6 +86,9 @@ end
 ---@return hd.Tensor[] details
 function haar.split(x, steps)
   local details = {}
+  check.arg("haar.split", "x", x, "tensor")
+  steps = check.arg("haar.split", "steps", steps, "integer")
+  if steps > 62 then check.fail("haar.split", "steps is wrong: got %d, expected at most 62", steps) end
   for i = steps, 1, -1 do x, details[i] = haar.down(x) end
   return x, details
 end
@@ -79,7 +98,8 @@ end
 ---@param details hd.Tensor[]  coarse to fine
 ---@return hd.Tensor
 function haar.join(low, details)
-  for _, detail in ipairs(details) do low = haar.up(low, detail) end
+  check.arg("haar.join", "low", low, "tensor")
+  for _, detail in ipairs(check.list("haar.join", "details", details, "tensor")) do low = haar.up(low, detail) end
   return low
 end
 
@@ -88,6 +108,8 @@ end
 ---@param factor integer
 ---@return hd.Tensor     [n, c factor^2, h / factor, w / factor]
 function haar.fold(x, factor)
+  check_rank("haar.fold", x, 4)
+  check_factor("haar.fold", factor)
   if factor == 1 then return x end
   local s = x:shape()
   return x:reshape(s[1], s[2], s[3] // factor, factor, s[4] // factor, factor):permute(1, 2, 4, 6, 3, 5)
@@ -99,6 +121,8 @@ end
 ---@param factor integer
 ---@return hd.Tensor
 function haar.unfold(x, factor)
+  check_rank("haar.unfold", x, 4)
+  check_factor("haar.unfold", factor)
   if factor == 1 then return x end
   local s = x:shape()
   local c = s[2] // (factor * factor)

@@ -12,12 +12,16 @@ local core = require "hd.core"
 ---@return fun(z: table<string, hd.Tensor>): hd.Tensor
 return function(sets)
   local names, owner, length = {}, {}, 0
-  for name in next, sets do names[#names + 1] = name end -- order free: sorted below
+  for name, set in next, check.arg("hierarchy.partition", "sets", sets, "table") do -- order free: sorted below
+    names[#names + 1] = check.arg("hierarchy.partition", "name of a level", name, "string")
+    check.list("hierarchy.partition", name, set, "integer")
+  end
   table.sort(names)
   for _, name in ipairs(names) do
     for _, position in ipairs(sets[name]) do
       if owner[position] then
-        check.fail("hierarchy.partition", "position %d is in '%s' and in '%s'", position, owner[position], name)
+        check.fail("hierarchy.partition", "position %d is in '%s' and in '%s', expected one of them", position,
+          owner[position], name)
       end
       owner[position] = name
       length = length + 1
@@ -25,8 +29,8 @@ return function(sets)
   end
   for position = 1, length do
     if not owner[position] then
-      check.fail("hierarchy.partition", "%d positions do not cover 1 to %d: position %d is missing", length, length,
-        position)
+      check.fail("hierarchy.partition", "%d positions do not cover 1 to %d: position %d is missing, expected in a set",
+        length, length, position)
     end
   end
   -- where each position of the sequence stands in the concatenation of all sets
@@ -42,7 +46,7 @@ return function(sets)
   for _, name in ipairs(names) do index_of[name] = index(sets[name]) end
 
   local function split(x)
-    if x:dim() ~= 2 or x:size(2) ~= length then
+    if check.arg("partition", "x", x, "tensor"):dim() ~= 2 or x:size(2) ~= length then
       check.fail("partition", "got [%s], expected [n,%d]", table.concat(x:shape(), ","), length)
     end
     local z = {}
