@@ -62,7 +62,7 @@ end
 ---@param cls table
 ---@param names string[]
 local function guard(cls, names)
-  for _, name in ipairs(names) do cls[name] = guard_method(cls, name, cls[name]) end
+  for _, name in ipairs(names) do cls[name] = guard_method(cls, name, assert(cls[name], name)) end
 end
 
 return setmetatable({ is = is, guard = guard, guarded = guarded }, {

@@ -99,7 +99,7 @@ static int l_file_fault(lua_State *L) {
 static hd_held **check_held(lua_State *L) {
     hd_held **h = hd_check_object(L, 1, HELD_NAME);
     if (!*h)
-        hd_raisef(L, "run: it is closed");
+        hd_raisef(L, "run: the file is closed: expected an open one");
     return h;
 }
 

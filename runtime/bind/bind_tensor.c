@@ -297,7 +297,7 @@ static int l_index(lua_State *L) {
 static int l_newindex(lua_State *L) {
     hd_tensor *x = hd_check_tensor(L, 1);
     if (lua_type(L, 2) == LUA_TSTRING)
-        return hd_raisef(L, "tensor: field '%s' cannot be set: expected an index", lua_tostring(L, 2));
+        return hd_raisef(L, "tensor: field '%.40s' cannot be set: expected an index", lua_tostring(L, 2));
     if (hd_grad_enabled() && hd_tensor_needs_grad(x))
         return hd_raisef(
             L, "index: in-place change of a tensor that needs a gradient\n  hint: wrap it in hd.no_grad(...)");

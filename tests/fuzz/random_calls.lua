@@ -216,6 +216,8 @@ local LEFT_OUT = {
   ["core.claim_interrupts"] = "changes the process's signals for good",
   ["core.set_module_call"] = "replaces what every layer is called through",
   ["core.raise"] = "raises whatever it is told to",
+  ["core.file_fault"] = "makes system calls fail, for tests",
+  ["core.plant_nan"] = "makes operations fail, for tests",
 }
 -- The same by pattern.
 local LEFT_OUT_LIKE = {
@@ -263,7 +265,7 @@ function GROUPS.object()
   local list = add({}, "tensor.", getmetatable(hd.zeros(1)))
   add(list, "rng:", getmetatable(hd.rng(0)).__index)
   local registry = debug.getregistry()
-  for _, name in ipairs { "hd.Loader", "hd.GradGuard", "hd.Scope", "hd.Generator", "hd.PreviewHandle" } do
+  for _, name in ipairs { "hd.Loader", "hd.Held", "hd.ModeGuard", "hd.Scope", "hd.Generator", "hd.PreviewHandle" } do
     add(list, name .. ".", registry[name])
     if type(registry[name].__index) == "table" then add(list, name .. ":", registry[name].__index) end
   end

@@ -246,7 +246,7 @@ require "hd.hierarchy.train" (Hierarchy)
 require "hd.hierarchy.sample" (Hierarchy)
 class.guard(Hierarchy, {
   "level", "level_names", "split", "join", "check", "fit_stats", "set_stats", "stats_dict", "load_stats_dict",
-  "standardise", "unstandardise", "models", "loss", "pictures", "sample",
+  "state_dict", "load_state_dict", "standardise", "unstandardise", "models", "loss", "pictures", "sample",
 })
 
 return {
