@@ -348,7 +348,7 @@ static int l_image_load(lua_State *L) {
     bool as_f32 = lua_toboolean(L, 3);
     hd_image *image = hd_push_resource(L, sizeof *image, free_image);
     int at = lua_gettop(L);
-    if (HD_RETRY(L, hd_image_read(path, channels, image)) != HD_OK)
+    if (HD_RETRY(L, hd_image_read(path, (int)channels, image)) != HD_OK)
         return hd_return_failure(L);
     int64_t c = image->channels, plane = (int64_t)image->width * image->height;
     const int64_t shape[3] = {c, image->height, image->width};
