@@ -376,7 +376,7 @@ describe("a signal", function()
 
   it("SIGINT does not reach a coroutine that never yields, the second one does, as in lua5.4", function()
     local _, code = as_in_lua("coroutine.wrap(function() while true do end end)()",
-      "kill -INT $P; sleep 0.2; kill -0 $P && kill -INT $P")
+      "for i in 1 2 3 4 5; do kill -INT $P; sleep 0.1; done")
     assert.are.equal(128 + 2, code)
   end)
 
@@ -402,6 +402,18 @@ describe("a signal", function()
       assert.are.equal(130, code)
     end)
   end
+
+  it("SIGHUP stays ignored where it was so from the start (nohup)", function()
+    write("s.lua", polite)
+    local out, _, code = shell [[
+      (trap "" HUP; exec $H s.lua) >log 2>&1 & P=$!
+      while ! grep -q claimed log; do sleep 0.02; done
+      kill -HUP $P; sleep 0.2; grep -q saved log || echo "goes on"; kill -TERM $P
+      wait $P; code=$?
+      cat log; exit $code]]
+    assert.are.equal("goes on\nclaimed\nsaved\n", out)
+    assert.are.equal(130, code)
+  end)
 
   it("a second one ends the program at once", function()
     local stubborn = polite:gsub("while not core.interrupted%(%) do end", [[

@@ -54,6 +54,10 @@ local SCRIPT = [[
     table.concat(own:state(), ","), counter.n))
 ]]
 
+-- Shell commands that wait until a run with the id in $p has come so far.
+local OPENED = "while ! grep -q start r/log.jsonl; do sleep 0.02; done 2>/dev/null; "
+local ONE_STEP = "while ! grep -q '^step 1/' out.txt; do sleep 0.02; done; "
+
 local function weights(text) return text:match "weights [^\n]+" end
 
 before_each(function() sandbox.open { ["s.lua"] = SCRIPT } end)
@@ -176,7 +180,8 @@ describe("a run", function()
 
   for _, signal in ipairs { "INT", "TERM" } do
     it("saves on SIG" .. signal .. ", ends with 130 and can be resumed", function()
-      local text = shell(("$H s.lua --pause 0.1 & p=$!; sleep 0.7; kill -%s $p; wait $p; echo code $?"):format(signal))
+      local stop = ("kill -%s $p; wait $p; echo code $?"):format(signal)
+      local text = shell("$H s.lua --pause 0.1 & p=$!; " .. ONE_STEP .. stop)
       assert.matches("code 130\n", text, 1, true)
       local step = tonumber(text:match "interrupted after step (%d+): saved")
       assert.is_true(step > 0 and step < 20)
@@ -187,22 +192,21 @@ describe("a run", function()
   end
 
   it("ends in the middle of drawing, the step at hand done", function()
-    local text = shell "$H s.lua --draw & p=$!; sleep 0.7; kill -INT $p; wait $p; echo code $?"
+    local text = shell("$H s.lua --draw & p=$!; " .. OPENED .. "kill -INT $p; wait $p; echo code $?")
     assert.matches("interrupted after step 1: saved, --resume goes on from there\ncode 130\n", text, 1, true)
     assert.are.equal(weights(shell "$H s.lua --out other"), weights(shell "$H s.lua --resume"))
   end)
 
   it("is killed by a second signal", function()
-    local text = shell [[
-      $H s.lua --pause 1 & p=$!
-      sleep 0.7; kill -INT $p; sleep 0.2; kill -INT $p
-      wait $p; echo code $?]]
+    local text = shell("$H s.lua --pause 30 & p=$!; " .. OPENED .. [[
+      for i in 1 2 3 4 5; do kill -INT $p; sleep 0.1; done
+      wait $p; echo code $?]])
     assert.matches("code 130\n", text, 1, true) -- the shell's 128 + SIGINT
     assert.is_nil(text:find "interrupted after")
   end)
 
   it("interrupted before the first step leaves nothing to resume", function()
-    local text = shell "$H s.lua --minutes 1 --pause 1 & p=$!; sleep 0.4; kill -INT $p; wait $p; echo code $?"
+    local text = shell("$H s.lua --minutes 1 --pause 1 & p=$!; " .. OPENED .. "kill -INT $p; wait $p; echo code $?")
     assert.matches("interrupted before the first step was done\ncode 130\n", text, 1, true)
     assert.is_nil(checkpoint.load(path "r/checkpoint.safetensors"))
   end)
