@@ -29,6 +29,8 @@ local rng = {}
 
 ---@class hd.Preview
 
+---@class hd.run.Guard
+
 ---@class hd.Run
 ---@field out string     the folder
 ---@field state table    what checkpoints hold; entries may be added until the first step
@@ -1150,7 +1152,7 @@ function hd.optim.EMA:load_state_dict(state) end
 ---@return table<string, hd.Tensor>
 function hd.optim.EMA:state_dict() end
 
---- Move the average towards the model.
+--- Move the average towards the model. Not where hd.run has refused the step (see on_nan of hd.run.new).
 function hd.optim.EMA:update() end
 
 --- Stochastic gradient descent: `optim.SGD(net:parameters(), {lr = 0.1, momentum = 0.9})`.
@@ -1301,7 +1303,7 @@ function hd.run.Run:interrupted() end
 
 --- Log numbers of this step: a line in log.jsonl, and what the progress line shows.
 --- `loss` and `levels` ({ name = loss }) are shown, and so is `rate`, by default that of the first optimizer in the
---- state. A loss that is not a finite number is an error: the checkpoint from before stays.
+--- state. A loss that is not a finite number is an error, or refuses the step: see on_nan of hd.run.new.
 ---@param entry table  numbers, tensors without dimensions, texts, and tables of them
 function hd.run.Run:log(entry) end
 
@@ -1367,7 +1369,7 @@ function hd.run.Run:window() end
 --- Without `resume` an earlier run in the folder is moved to OUT.1 (OUT.2 …). With it, the run goes on from the last
 --- checkpoint, and starts from the beginning where there is none. From here on the first Ctrl-C (or SIGTERM) is seen
 --- when a step ends: the run is saved and the process ends with code 130; the second one kills.
----@param opts table  out: the folder; settings: the script's options, which must be the same when the run goes on (but for out, resume, threads, view, save_every, stop_at, samples, minutes); resume (false); state: { name = object with state_dict() and load_state_dict(), generator, tensor or table of them }; save_every: seconds between checkpoints (30; 0: every step); levels: names of levels in the order in which they are shown
+---@param opts table  out: the folder; settings: the script's options, which must be the same when the run goes on (but for out, resume, threads, view, save_every, stop_at, samples, minutes, on_nan); resume (false); state: { name = object with state_dict() and load_state_dict(), generator, tensor or table of them }; save_every: seconds between checkpoints (30; 0: every step); levels: names of levels in the order in which they are shown; on_nan: what happens where the loss or the norm of the gradients is not finite, before an optimizer in `state` changes anything: "stop" (default: an error; the state from before the step and the batch are saved as OUT/nan_step_STEP.safetensors, the checkpoint stays), "skip" (the step counts and changes nothing; the 10th in a row stops) or "rollback" (back to the last checkpoint, with other batches and draws; the third within 128 steps stops)
 ---@return hd.Run? run  nil and a message where the folder cannot be written or the checkpoint is of another run
 ---@return string? message
 function hd.run.new(opts) end

@@ -69,6 +69,7 @@ static void reclaim(void *L) { hd_reclaim_memory(L); }
 // What the guard of a run looks at before the optimizer's step: the value that was swept from, a loss.
 static double backward_value; // one that is not finite stays until it is read
 static bool has_backward_value;
+static lua_Integer backward_count;
 
 static hd_status note_value(const hd_tensor *y) {
     if (hd_tensor_numel(y) != 1 || (has_backward_value && !isfinite(backward_value)))
@@ -77,6 +78,17 @@ static hd_status note_value(const hd_tensor *y) {
     backward_value = hd_load(hd_tensor_as_view(y).data, y->dtype, 0);
     has_backward_value = true;
     return HD_OK;
+}
+
+// x:backward(dx): add d x / d leaf to the gradient of every leaf that x depends on; dx, the gradient of x, is needed
+// where x has more than one element. What the graph saved is released on the way.
+static int l_backward(lua_State *L) {
+    hd_tensor *y = hd_check_tensor(L, 1), *dy = lua_isnoneornil(L, 2) ? NULL : hd_check_tensor(L, 2);
+    hd_collect_before_sweep(L);
+    backward_count++;
+    if (hd_tape_backward(y, dy, &(hd_reclaim){reclaim, L}) != HD_OK || note_value(y) != HD_OK)
+        return hd_raise(L);
+    return 0;
 }
 
 // core.backward_value() -> number or nil: the value of the last result of one element that backward was called on since
@@ -90,14 +102,10 @@ static int l_backward_value(lua_State *L) {
     return 1;
 }
 
-// x:backward(dx): add d x / d leaf to the gradient of every leaf that x depends on; dx, the gradient of x, is needed
-// where x has more than one element. What the graph saved is released on the way.
-static int l_backward(lua_State *L) {
-    hd_tensor *y = hd_check_tensor(L, 1), *dy = lua_isnoneornil(L, 2) ? NULL : hd_check_tensor(L, 2);
-    hd_collect_before_sweep(L);
-    if (hd_tape_backward(y, dy, &(hd_reclaim){reclaim, L}) != HD_OK || note_value(y) != HD_OK)
-        return hd_raise(L);
-    return 0;
+// core.backward_count() -> integer: how often backward was called
+static int l_backward_count(lua_State *L) {
+    lua_pushinteger(L, backward_count);
+    return 1;
 }
 
 // no_grad, detect_anomaly -----------------------------------------------------------------
@@ -159,6 +167,7 @@ void hd_bind_autograd(lua_State *L) {
                                          {"detect_anomaly", l_detect_anomaly},
                                          {"plant_nan", l_plant_nan},
                                          {"backward_value", l_backward_value},
+                                         {"backward_count", l_backward_count},
                                          {NULL, NULL}};
     static const luaL_Reg methods[] = {{"requires_grad_", l_requires_grad_},
                                        {"requires_grad", l_requires_grad},

@@ -29,8 +29,9 @@ local function copy_buffers(from, to)
   for i, b in ipairs(from:buffers()) do target[i]:copy_(b) end
 end
 
---- Move the average towards the model.
+--- Move the average towards the model. Not where hd.run has refused the step (see on_nan of hd.run.new).
 function EMA:update()
+  if self.guard and self.guard:refuses() then return end
   local _ <close> = core.no_grad()
   self.updates = self.updates + 1
   local decay = self.decay

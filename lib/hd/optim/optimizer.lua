@@ -64,9 +64,12 @@ function Optimizer:state_of(p, names)
   return s
 end
 
---- Call `fn(group, parameter, gradient)` for every parameter that has a gradient, without recording.
+--- Call `fn(group, parameter, gradient)` for every parameter that has a gradient, without recording. In a step of
+--- hd.run, where the optimizer is part of the run's state, only if loss and gradients are finite; elsewhere, as in
+--- PyTorch, they are taken as they are.
 ---@param fn fun(group: table, p: hd.Tensor, g: hd.Tensor)
 function Optimizer:each(fn)
+  if self.guard and not self.guard:allows(self) then return end
   local _ <close> = core.no_grad()
   for _, group in ipairs(self.groups) do
     for _, p in ipairs(group.params) do

@@ -8,7 +8,7 @@ local logs = require "hd.run.log"
 local folder = {}
 
 -- Settings that may change when a run goes on: they do not change what is computed.
-local FREE = { "out", "resume", "threads", "view", "save_every", "stop_at", "samples", "minutes" }
+local FREE = { "out", "resume", "threads", "view", "save_every", "stop_at", "samples", "minutes", "on_nan" }
 
 local function holds_run(dir)
   return core.path_kind(dir .. "/log.jsonl") or core.path_kind(dir .. "/checkpoint.safetensors")

@@ -12,13 +12,14 @@
 -- Files in the folder: checkpoint.safetensors (and .prev, the one before), log.jsonl, loss.png, samples_STEP.png; while
 -- the run is open, run.lock, so that no second one is started there.
 -- Only the clock decides what is due, so nothing done then may draw from the default generator: give it a seed.
--- Calls: core, run/folder, checkpoint, log, progress, pictures. Called by: users' scripts.
+-- Calls: core, run/folder, checkpoint, guard, log, progress, pictures. Called by: users' scripts.
 
 local core = require "hd.core"
 local class = require "hd.class"
 local check = require "hd.check"
 local checkpoint = require "hd.run.checkpoint"
 local folder = require "hd.run.folder"
+local Guard = require "hd.run.guard"
 local logs = require "hd.run.log"
 local Progress = require "hd.run.progress"
 
@@ -38,16 +39,24 @@ local DUE = { samples = 60, save = 30, preview = 7, plot = 60 }
 --- checkpoint, and starts from the beginning where there is none. From here on the first Ctrl-C (or SIGTERM) is seen
 --- when a step ends: the run is saved and the process ends with code 130; the second one kills.
 ---@param opts table  out: the folder; settings: the script's options, which must be the same when the run goes on (but
----  for out, resume, threads, view, save_every, stop_at, samples, minutes); resume (false); state: { name = object with
----  state_dict() and load_state_dict(), generator, tensor or table of them }; save_every: seconds between checkpoints
----  (30; 0: every step); levels: names of levels in the order in which they are shown
+---  for out, resume, threads, view, save_every, stop_at, samples, minutes, on_nan); resume (false); state: { name =
+---  object with state_dict() and load_state_dict(), generator, tensor or table of them }; save_every: seconds between
+---  checkpoints (30; 0: every step); levels: names of levels in the order in which they are shown; on_nan: what happens
+---  where the loss or the norm of the gradients is not finite, before an optimizer in `state` changes anything: "stop"
+---  (default: an error; the state from before the step and the batch are saved as OUT/nan_step_STEP.safetensors, the
+---  checkpoint stays), "skip" (the step counts and changes nothing; the 10th in a row stops) or "rollback" (back to the
+---  last checkpoint, with other batches and draws; the third within 128 steps stops)
 ---@return hd.Run? run  nil and a message where the folder cannot be written or the checkpoint is of another run
 ---@return string? message
 local function new(opts)
   local o = check.options("run.new", opts, {
     { "out", "string", required = true }, { "settings", "table", {} }, { "resume", "boolean", false },
     { "state", "table", {} }, { "save_every", "number", DUE.save }, { "levels", "table", {} },
+    { "on_nan", "string", "stop" },
   })
+  if o.on_nan ~= "stop" and o.on_nan ~= "skip" and o.on_nan ~= "rollback" then
+    check.fail("run.new", "on_nan is wrong: got '%s', expected 'stop', 'skip' or 'rollback'", o.on_nan)
+  end
   if o.out == "" then check.fail("run.new", "out is empty, expected the name of a folder") end
   local run = Run()
   run.out = #o.out > 1 and o.out:gsub("/+$", "") or o.out
@@ -55,7 +64,7 @@ local function new(opts)
   run.state, run.save_every, run.levels = o.state, o.save_every, o.levels
   run.fixed, run.step, run.seconds_before = folder.fixed_settings(o.settings), 0, 0
   run.started, run.times, run.latest = core.clock(), {}, {}
-  run.progress = Progress(o.levels)
+  run.progress, run.guard = Progress(o.levels), Guard(run, o.on_nan)
   core.claim_interrupts()
   local fine, message = folder.open(run, o.resume)
   if not fine then return nil, message end
@@ -72,9 +81,9 @@ function Run:say(text) self.progress:say(text) end
 -- Seconds of training so far, those before the last resume included.
 function Run:seconds() return self.seconds_before + core.clock() - self.started end
 
--- Write a line that is not a step's into the log.
-function Run:event(name, fields)
-  fields.event, fields.step = name, self.step
+-- Write a line that is not a step's into the log; step: where it belongs, by default to the last one done.
+function Run:event(name, fields, step)
+  fields.event, fields.step = name, step or self.step
   self.log_file:write(fields)
 end
 
@@ -91,15 +100,12 @@ end
 
 --- Log numbers of this step: a line in log.jsonl, and what the progress line shows.
 --- `loss` and `levels` ({ name = loss }) are shown, and so is `rate`, by default that of the first optimizer in the
---- state. A loss that is not a finite number is an error: the checkpoint from before stays.
+--- state. A loss that is not a finite number is an error, or refuses the step: see on_nan of hd.run.new.
 ---@param entry table  numbers, tensors without dimensions, texts, and tables of them
 function Run:log(entry)
   local line = logs.plain(check.arg("run:log", "entry", entry, "table"))
   local step = self.current or self.step
-  if type(line.loss) == "number" and (line.loss ~= line.loss or math.abs(line.loss) == math.huge) then
-    check.fail("run:log", "the loss of step %d is %s\n  hint: lower the rate or clip the gradients; '%s' is older",
-      step, tostring(line.loss), self.path)
-  end
+  if type(line.loss) == "number" then self.guard:check_loss(line.loss) end
   line.step, line.seconds = step, math.floor(self:seconds() * 1000) / 1000
   line.rate = line.rate or rate_of(self.state)
   local pace = self.batch_size and self.progress:seconds_per_step(step)
@@ -110,21 +116,35 @@ end
 
 -- Checkpoints -----------------------------------------------------------------------------------------------------
 
+-- A place that a run can go on from: steps done, default generator, place in the batches.
+local function place_of(self, step)
+  local batches = self.batches
+  return {
+    step = step, generator = core.rng_state(),
+    batches = type(batches) == "table" and batches.state_dict and batches:state_dict() or nil,
+  }
+end
+
+-- What a checkpoint holds: the tree, and texts beside it. place: where the run goes on from, by default here.
+function Run:parts(place)
+  local at = place or place_of(self, self.current or self.step)
+  local texts = { versions = core.json_encode(folder.versions()) }
+  for key, text in next, self.fixed do texts[key] = text end -- order free: separate keys
+  return {
+    state = self.state,
+    run = {
+      step = at.step, planned = self.length or self.planned, seconds = self:seconds(), generator = at.generator,
+      batches = at.batches, guard = self.guard:state_dict(),
+    },
+  }, texts
+end
+
 --- Write the checkpoint now: state, default generator, place in the batches, step. In the loop's body the step at hand
 --- counts as done. Where the disk refuses, training can go on: the checkpoint before stays.
 ---@return boolean? done  true, or nil and a message
 ---@return string? message
 function Run:save()
-  local texts = { versions = core.json_encode(folder.versions()) }
-  for key, text in next, self.fixed do texts[key] = text end -- order free: separate keys
-  local batches, step = self.batches, self.current or self.step
-  local tree = {
-    state = self.state,
-    run = {
-      step = step, planned = self.length or self.planned, seconds = self:seconds(), generator = core.rng_state(),
-      batches = type(batches) == "table" and batches.state_dict and batches:state_dict() or nil,
-    },
-  }
+  local tree, texts = self:parts()
   self.times.save = core.clock()
   local done, message = folder.hold(self)
   if done then
@@ -132,7 +152,7 @@ function Run:save()
     done, message = checkpoint.save(self.path, tree, texts)
   end
   if not done then return nil, message end
-  self.saved_step = step
+  self.saved_step = tree.run.step
   return true
 end
 
@@ -157,6 +177,7 @@ function Run:resume()
   end
   core.set_rng_state(saved.run.generator)
   self.place = saved.run.batches
+  if saved.run.guard then self.guard:load_state_dict(saved.run.guard) end
   self:say(("resuming '%s' at step %d"):format(self.out, self.step))
   self:event("resume", {})
   return self.step
@@ -267,7 +288,13 @@ end
 
 -- The border between two steps.
 local function end_step(self, last)
+  local back = self.guard:end_step()
   count_step(self)
+  if back then
+    self.step = back
+    self.progress:start(back, self.length)
+    try_save(self) -- going on from there must not meet the same batch again
+  end
   self.progress:show(self.step, self.latest, self.step == last or self.step == 1)
   local wanted = serve_window(self)
   if core.interrupted() then leave(self) end
@@ -290,6 +317,8 @@ local function begin(self, batches, n)
   if self.place and type(batches) == "table" and batches.load_state_dict then batches:load_state_dict(self.place) end
   self.batches, self.length, self.place, self.current = batches, n, nil, nil
   self.progress:start(self.step, n)
+  self.guard:arm()
+  if self.guard.policy == "rollback" and self.saved_step ~= self.step then try_save(self) end
 end
 
 --- Iterate over the steps that are not done yet: `for step, x, labels in run:steps(batches, 1000) do`.
@@ -308,12 +337,17 @@ function Run:steps(batches, n, opts)
   begin(self, batches, n)
   local last = math.min(n, o.stop_at)
   if self.step >= last then self:say(("nothing left to do: step %d of %d is done"):format(self.step, n)) end
-  local at_end <const> = setmetatable({}, { __close = function() self.progress:close() end }) -- by break or error too
+  local at_end <const> = setmetatable({}, { __close = function() -- by break or error too
+    self.guard:rest()
+    self.progress:close()
+  end })
   return function()
     if self.current then end_step(self, last) end
     if self.step >= last then return finish(self) end
+    local place = place_of(self, self.step)
     self.current = self.step + 1
     local x, labels = batches()
+    self.guard:begin_step(place, { x = x, labels = labels })
     self.batch_size = check.is_tensor(x) and x:dim() > 0 and x:size(1) or nil
     return self.current, x, labels
   end, nil, nil, at_end
@@ -326,7 +360,7 @@ end
 function Run:close()
   if self.closed then return end
   self.closed = true
-  self:event("end", {})
+  self:event("end", { skipped = self.guard.skipped > 0 and self.guard.skipped or nil })
   self.log_file:close()
   self.lock:close()
   self.progress:close()
