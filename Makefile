@@ -22,7 +22,7 @@ GOALS   := $(or $(MAKECMDGOALS),all)
 # The set-up comes before everything that looks for compilers and libraries.
 ifeq ($(SETUP),yes)
 ifneq (,$(filter-out help clean uninstall,$(GOALS)))
-ifneq (ok,$(shell sh scripts/setup.sh $(if $(filter test% crash lint% format fuzz,$(GOALS)),test) >&2 && echo ok))
+ifneq (ok,$(shell sh scripts/setup.sh $(if $(filter test% crash coverage lint% format fuzz,$(GOALS)),test) >&2 && echo ok))
 $(error the set-up failed)
 endif
 endif
@@ -39,9 +39,11 @@ PACKAGES := $(LUA) openblas libcjson zlib libedit
 BLAS_DIR := $(shell $(PKG) --variable=libdir openblas)
 TARGET   := $(shell $(CC) -dumpmachine)
 
+# Sanitizers check more, and _FORTIFY_SOURCE would hide calls from them.
+HARDEN   := $(if $(findstring -fsanitize,$(EXTRA)),,-D_FORTIFY_SOURCE=2 -fstack-protector-strong)
 CPPFLAGS += -D_GNU_SOURCE -DHD_VERSION='"$(VERSION)"' -Iruntime $(shell $(PKG) --cflags $(PACKAGES))
-CFLAGS   := -std=c11 $(OPT) -g -fopenmp -fPIE -fno-math-errno -fno-trapping-math -ffp-contract=fast $(WARN) $(EXTRA)
-LDFLAGS  += -fopenmp -pie -Wl,-E $(EXTRA)
+CFLAGS   := -std=c11 $(OPT) -g -fopenmp -fPIE -fno-math-errno -fno-trapping-math -ffp-contract=fast $(HARDEN) $(WARN) $(EXTRA)
+LDFLAGS  += -fopenmp -pie -Wl,-E -Wl,-z,relro,-z,now $(EXTRA)
 # clang's OpenMP comes before OpenBLAS, so that both use it.
 LIBS     := $(if $(findstring clang,$(CC)),-lomp) -Wl,-rpath,$(BLAS_DIR) $(shell $(PKG) --libs $(PACKAGES)) -lm -lpthread -ldl
 
@@ -71,7 +73,7 @@ $(HDLUA): $(BUILD)/runtime/app/main.o $(OBJECTS)
 # The one object linked with SDL2; only the preview's own process loads it.
 $(BUILD)/preview_sdl.so: $(PREVIEW) $(wildcard runtime/preview/*.h) Makefile
 	@mkdir -p $(@D)
-	$(CC) $(CPPFLAGS) $(filter-out -fopenmp -fPIE,$(CFLAGS)) -fPIC -shared -o $@ $(PREVIEW) $(shell pkg-config --cflags --libs sdl2) -lm
+	$(CC) $(CPPFLAGS) $(filter-out -fopenmp -fPIE,$(CFLAGS)) -fPIC -shared -Wl,-z,relro,-z,now -o $@ $(PREVIEW) $(shell pkg-config --cflags --libs sdl2) -lm
 
 # Tests are programs of their own: everything but the interpreter.
 TESTED := $(filter-out $(BUILD)/runtime/app/%,$(OBJECTS))
@@ -123,7 +125,7 @@ uninstall: ## remove what install put there
 	rm -rf $(DESTDIR)$(PREFIX)/lib/hdlua $(DESTDIR)$(PREFIX)/share/hdlua $(DESTDIR)$(PREFIX)/share/doc/hdlua
 
 # Check ----------------------------------------------------------------------
-.PHONY: test test-c test-lua crash lint lint-gcc lint-clang lint-lua lint-format lint-layers lint-docs objects
+.PHONY: test test-c test-lua crash lint lint-gcc lint-clang lint-lua lint-format lint-layers lint-docs lint-hardening objects
 test: all $(TESTS) $(PROCESS) $(if $(filter fuzz%,$(or $(SPEC),fuzz)),fuzzers) ## run all tests: cmocka, busted under hdlua, fuzz targets
 	@sh tests/run.sh $(BUILD) $(or $(SPEC),c lua crash fuzz)
 
@@ -136,8 +138,22 @@ test-c: $(TESTS) $(WINDOW) ## run the C tests alone
 test-lua: all ## run the Lua tests alone
 	@sh tests/run.sh $(BUILD) lua
 
-LINTS := lint-gcc lint-clang lint-lua lint-format lint-layers lint-docs
-lint: all ## compiler warnings, luacheck, clang-format, layers, documentation
+# The same tests under tools that see what a test cannot. Each has a build of its own beside BUILD.
+.PHONY: test-asan test-gc test-tsan test-valgrind coverage
+test-asan: ## all tests under AddressSanitizer and UBSan, fresh memory full of NaN
+	@HDLUA_BRIEF=1 UBSAN_OPTIONS=print_stacktrace=1 \
+	  ASAN_OPTIONS=detect_stack_use_after_return=1:max_malloc_fill_size=1073741824:malloc_fill_byte=255 \
+	  $(MAKE) SETUP=no CC=gcc BUILD=$(BUILD)-asan OPT=-O2 SPEC="$(or $(SPEC),c lua crash)" \
+	    EXTRA="-fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer" test
+
+# Lua's collector at its most eager: each new byte pays for ten; a young collection at each hundredth of the heap; and
+# one before every call of a C function. LUA_INIT reaches every hdlua that a test starts.
+test-gc: all ## the Lua tests with the collector at its most eager, in three ways
+	@for eager in "collectgarbage('incremental', 1, 1000, 1)" "collectgarbage('generational', 1, 1)" "@tests/lua/eager.lua"; do \
+	  echo "LUA_INIT: $$eager"; LUA_INIT="$$eager" sh tests/run.sh $(BUILD) $(or $(SPEC),lua) || failed=1; done; [ -z "$$failed" ]
+
+LINTS := lint-gcc lint-clang lint-lua lint-format lint-layers lint-docs lint-hardening
+lint: all ## compiler warnings, luacheck, clang-format, layers, documentation, hardening
 	@passed=0; failed=0; for check in $(LINTS); do \
 	  if $(MAKE) -s --no-print-directory SETUP=no $$check; then passed=$$((passed + 1)); \
 	  else failed=$$((failed + 1)); echo "$$check: FAILED"; fi; done; \
@@ -162,6 +178,9 @@ lint-layers:
 
 lint-docs:
 	$(HDLUA) scripts/gen_docs.lua --check
+
+lint-hardening:
+	@sh scripts/check_hardening.sh $(HDLUA) $(WINDOW)
 
 # Readers and operations under clang's libFuzzer (tests/fuzz). FUZZ_SECONDS is the time for each target; what they find
 # stays in BUILD/fuzz.
@@ -200,7 +219,7 @@ size: all ## lines per folder and the longest functions
 	@$(HDLUA) scripts/size_report.lua
 
 clean: ## remove what was built (runs/ stays)
-	rm -rf $(BUILD)
+	rm -rf $(BUILD) $(BUILD)-*
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
