@@ -91,6 +91,32 @@ local function assert_learns(H, models, data)
   return count
 end
 
+-- Weights after three steps, and samples, on so many threads.
+local function trained_on(threads, H, options, data)
+  local before = core.threads()
+  core.threads(threads)
+  core.seed(1)
+  local models = H:models(options)
+  local opt = optim.AdamW(models:parameters(), { lr = 4e-3 })
+  for _ = 1, 3 do
+    local loss = H:loss(models, data)
+    opt:zero_grad()
+    loss:backward()
+    opt:step()
+  end
+  local out = table.move(models:parameters(), 1, #models:parameters(), 1, {})
+  out[#out + 1] = H:sample(models, 3, { steps = 3 })
+  core.threads(before)
+  return out
+end
+
+local function assert_same_on_any_threads(H, options, data)
+  local expected = trained_on(1, H, options, data)
+  for _, threads in ipairs { 2, 3, 8 } do
+    for i, x in ipairs(trained_on(threads, H, options, data)) do assert.is_true(x:equal(expected[i])) end
+  end
+end
+
 local function shape_of(x) return table.concat(x:shape(), ",") end
 
 before_each(function() core.seed(1) end)
@@ -119,6 +145,10 @@ describe("bands of sound", function()
       assert.is_true((sum - x):norm():item() <= 1e-5 * energy)
     end)
   end
+
+  it("have the same bits on any number of threads", function()
+    assert_same_on_any_threads(bands():fit_stats(data), { width = 32 }, data)
+  end)
 
   it("learn flat", function()
     local H = bands { regime = "flat" }:fit_stats(data)
@@ -160,6 +190,10 @@ describe("sentences, phrases and words", function()
       assert.are.equal(VOCAB + 1, other.word:amin():item())
     end)
   end
+
+  it("have the same bits on any number of threads", function()
+    assert_same_on_any_threads(text(), { width = 64 }, data)
+  end)
 
   it("the loss is ln(vocab) where masks could be anything, 0 where they are known", function()
     local known = core.arange(1, VOCAB, { dtype = "f32" }):le(1):to "f32" * 50 -- token 1
