@@ -13,6 +13,7 @@ local args = hd.args({
   data = "emoji", size = 32, minutes = 5.0, steps = hd.args.integer, stop_at = hd.args.integer,
   regime = { "cascade", "flat" }, share = false, batch = 32, width = 32, lr = 2e-3,
   out = "runs/images", samples = 64, resume = false, save_every = 30.0,
+  on_nan = { "stop", "skip", "rollback" },
 }, {
   "Train a hierarchy of pictures and draw with it.",
   data = "emoji, shapes, cifar:DIR or folder:DIR", size = "pixels of a side",
@@ -22,6 +23,7 @@ local args = hd.args({
   lr = "highest learning rate", out = "the folder for everything that is written",
   samples = "pictures to draw at the end", resume = "go on from the last checkpoint in OUT",
   save_every = "seconds between checkpoints, 0: every step",
+  on_nan = "where loss or gradients are not finite: stop, skip the step, or go back to the last checkpoint",
 })
 
 -- Data: u8 pictures in memory --------------------------------------------------------------------------------------
@@ -69,6 +71,7 @@ end
 
 local run <close> = assert(hd.run.new {
   out = args.out, settings = args, resume = args.resume, save_every = args.save_every, levels = H:level_names(),
+  on_nan = args.on_nan,
   state = { models = models, opt = opt, ema = ema },
 })
 

@@ -80,6 +80,19 @@ describe("train_images", function()
     assert.are.equal(read "b/samples.npy", read "b.npy")
   end)
 
+  it("does what --on-nan says where the rate is far too high", function()
+    local text, code = shell "$H $T --lr 1e25 --out a; $H --anomaly $T --lr 1e25 --out a --resume"
+    assert.are.equal(1, code, text)
+    assert.matches("/train_images.lua:%d+: run: step 2 is not finite: got loss nan", text)
+    assert.matches("are not finite: models%.shapes%.conv_in%.weight, .*'a/nan_step_000002%.safetensors'", text)
+    assert.matches("/train_images.lua:%d+: unet.*linear: the result is not finite: got", text)
+    text = shell "$H $T --lr 1e25 --out b --on-nan skip --samples 0"
+    assert.matches("step 11 is not finite, the 10th in a row", text, 1, true)
+    text = shell "$H $T --lr 1e25 --out c --on-nan rollback --samples 0"
+    assert.matches("going back to the last checkpoint\nrun: back at step 0\n", text)
+    assert.matches("is not finite, 3 times within 128 steps", text, 1, true)
+  end)
+
   it("moves an earlier run away", function()
     local text, code = shell "$H $T --steps 2 --out a && $H $T --steps 1 --out a"
     assert.are.equal(0, code, text)
