@@ -1,5 +1,6 @@
 -- scripts/gen_docs.lua [--check]: writes docs/reference.md, lib/meta/hd.d.lua (LuaLS stubs) and lib/hd/doc_data.lua
--- (help of the REPL and `hdlua --doc`) from two sources: the doc comments of the code and runtime/ops/op_list.def.
+-- (help of the REPL and `hdlua --doc`) from two sources: the doc comments of the code and runtime/ops/op_list.def; and
+-- docs/mistakes.md (scripts/mistakes.lua).
 -- Run under hdlua from the root of the tree. It walks what `require "hd"` really offers, so that nothing public is
 -- missed and nothing private is shown. With --check nothing is written; it fails where a file is stale or a public
 -- function has no doc comment.
@@ -603,8 +604,13 @@ walk_methods("x", getmetatable(hd.zeros(1)))
 walk_methods("rng", getmetatable(hd.rng(0)))
 read_tools()
 
+local function absolute(path)
+  return path:find "^/" and path or files "pwd"[1] .. "/" .. path
+end
+
 local outputs = {
   { "docs/reference.md", reference() }, { "lib/meta/hd.d.lua", stubs() }, { "lib/hd/doc_data.lua", doc_data() },
+  { "docs/mistakes.md", dofile "scripts/mistakes.lua" (absolute(arg[-1])) },
 }
 local failed = false
 for _, name in ipairs(undocumented) do

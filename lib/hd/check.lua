@@ -116,9 +116,12 @@ local function convert(value, kinds)
   return false
 end
 
+local TEXTS = { callable = "function", size = "integer or list of integers" }
+
 -- Types or a list of words as a text.
 local function expected(kinds)
-  return type(kinds) == "table" and table.concat(kinds, ", ") or (kinds:gsub("|", " or "))
+  if type(kinds) == "table" then return table.concat(kinds, ", ") end
+  return (kinds:gsub("%a+", TEXTS):gsub("|", " or "))
 end
 
 --- Check one argument; returns it (integers given as floats as integers).

@@ -50,7 +50,7 @@ local function guard_method(cls, name, method)
   local function guard(self, ...)
     if is(self, cls) then return method(self, ...) end
     local known, text = pcall(check.show, self)
-    return check.fail(("%s:%s"):format(cls.name, name), "called on a wrong object: got %s, expected a %s\n"
+    return check.fail(("%s:%s"):format(cls.name, name), "called on a wrong object: got %s, expected one of %s\n"
       .. "  hint: methods are called with a colon, object:%s(...)", known and text or type(self), cls.name, name)
   end
   guarded[guard] = method

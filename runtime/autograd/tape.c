@@ -139,15 +139,16 @@ static void drop_needless(hd_node *node, int saves) {
 }
 
 static hd_status check_inplace(const hd_op *op, const hd_tensor *x) {
+    const char *mark = op->name[strlen(op->name) - 1] == '_' ? "" : "_";
     if (x->requires_grad && !x->node)
         return hd_fail(HD_EARG,
-                       "%s: in-place change of a leaf that requires a gradient\n  hint: wrap it in hd.no_grad(...)",
-                       op->name);
+                       "%s%s: in-place change of a leaf that requires a gradient\n  hint: wrap it in hd.no_grad(...)",
+                       op->name, mark);
     if (x->is_view)
         return hd_fail(HD_EARG,
-                       "%s: in-place change of a view inside a computation that needs gradients\n"
+                       "%s%s: in-place change of a view inside a computation that needs gradients\n"
                        "  hint: use the form without underscore, or hd.no_grad(...)",
-                       op->name);
+                       op->name, mark);
     return HD_OK;
 }
 

@@ -17,17 +17,6 @@ typedef struct {
     hd_tensor *tensor; // NULL: not filled yet, or released
 } box;
 
-hd_tensor *hd_test_tensor(lua_State *L, int arg) {
-    const box *b = luaL_testudata(L, arg, HD_TENSOR_NAME);
-    if (b && !b->tensor) {
-        lua_getiuservalue(L, arg, 1);
-        const char *scope = lua_tostring(L, -1);
-        hd_raisef(L, "tensor: this tensor was released%s%s", scope ? " at the end of the scope opened at " : "",
-                  scope ? scope : "");
-    }
-    return b ? b->tensor : NULL;
-}
-
 // The key in the table on top of the stack whose value is the function below it, copied to `name`. [-0, +0]
 static bool find_function(lua_State *L, char *name, size_t size) {
     const int table = lua_gettop(L);
@@ -43,36 +32,58 @@ static bool find_function(lua_State *L, char *name, size_t size) {
     return false;
 }
 
-// "zeros: argument 1" for the C function that runs, by its name in hd.core or among the methods (the caller may have
-// another name for it). Arguments of a method count from behind the colon.
+typedef struct {
+    bool method; // called with a colon
+    char text[48];
+} function_name;
+
+// The C function that runs, by its name in hd.core, hd.core.op or among the methods: the caller may have another for
+// it.
+static function_name running_function(lua_State *L) {
+    static const char *const parts[] = {"op", "methods"};
+    function_name name = {.text = "tensor"};
+    lua_Debug ar;
+    const int top = lua_gettop(L);
+    luaL_checkstack(L, 10, NULL);
+    if (!lua_getstack(L, 0, &ar) || !lua_getinfo(L, "nf", &ar))
+        return name;
+    name.method = ar.name && strcmp(ar.namewhat, "method") == 0;
+    if (ar.name)
+        snprintf(name.text, sizeof name.text, "%s", ar.name);
+    luaL_getsubtable(L, LUA_REGISTRYINDEX, LUA_LOADED_TABLE);
+    const bool loaded = lua_getfield(L, -1, "hd.core") == LUA_TTABLE;
+    lua_replace(L, -2);
+    bool found = loaded && find_function(L, name.text, sizeof name.text);
+    for (int i = 0; loaded && i < 2 && !found; i++) {
+        lua_settop(L, top + 2);
+        lua_pushvalue(L, top + 1);
+        found = lua_getfield(L, top + 2, parts[i]) == LUA_TTABLE && find_function(L, name.text, sizeof name.text);
+    }
+    lua_settop(L, top);
+    return name;
+}
+
+// "zeros: argument 1". Arguments of a method count from behind the colon.
 typedef struct {
     char text[80];
 } argument_name;
 
 static argument_name name_argument(lua_State *L, int arg) {
-    argument_name result;
-    char name[48] = "";
-    lua_Debug ar;
-    const int top = lua_gettop(L);
-    luaL_checkstack(L, 10, NULL);
-    lua_getstack(L, 0, &ar);
-    lua_getinfo(L, "nf", &ar);
-    luaL_getsubtable(L, LUA_REGISTRYINDEX, LUA_LOADED_TABLE);
-    bool found = lua_getfield(L, -1, "hd.core") == LUA_TTABLE;
-    if (found) {
-        lua_replace(L, -2);
-        found = find_function(L, name, sizeof name);
-        if (!found && lua_getfield(L, -1, "methods") == LUA_TTABLE) {
-            lua_replace(L, -2);
-            found = find_function(L, name, sizeof name);
-        }
+    const function_name function = running_function(L);
+    argument_name name;
+    snprintf(name.text, sizeof name.text, "%s: argument %d", function.text, arg - function.method);
+    return name;
+}
+
+hd_tensor *hd_test_tensor(lua_State *L, int arg) {
+    const box *b = luaL_testudata(L, arg, HD_TENSOR_NAME);
+    if (b && !b->tensor) {
+        lua_getiuservalue(L, arg, 1);
+        const char *scope = lua_tostring(L, -1);
+        hd_raisef(L, "%s: this tensor was released%s%s", running_function(L).text,
+                  scope ? " at the end of the scope opened at " : "", scope ? scope : "");
     }
-    lua_settop(L, top);
-    if (!found && ar.name)
-        snprintf(name, sizeof name, "%s", ar.name);
-    const bool method = ar.name && strcmp(ar.namewhat, "method") == 0;
-    snprintf(result.text, sizeof result.text, "%s%sargument %d", name, *name ? ": " : "", arg - method);
-    return result;
+    return b ? b->tensor : NULL;
 }
 
 static int wrong_type(lua_State *L, int arg, const char *expected) {

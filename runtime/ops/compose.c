@@ -65,8 +65,9 @@ hd_status hd_check_float(const char *where, const hd_tensor *x) {
 hd_status hd_check_ndim(const char *where, const char *what, const hd_tensor *x, int ndim) {
     if (x->ndim == ndim)
         return HD_OK;
-    return hd_fail(HD_ESHAPE, "%s: %s has the wrong number of dimensions: got %s, expected %d", where, what,
-                   hd_tensor_text(x), ndim);
+    return hd_fail(HD_ESHAPE, "%s: %s has the wrong number of dimensions: got %s, expected %d%s", where, what,
+                   hd_tensor_text(x), ndim,
+                   x->ndim == ndim - 1 ? "\n  hint: for a single one x:unsqueeze(1) makes a batch" : "");
 }
 
 hd_status hd_check_same_dtype(const char *where, const hd_tensor *a, const char *what, const hd_tensor *b) {

@@ -218,6 +218,8 @@ local LEFT_OUT = {
   ["core.raise"] = "raises whatever it is told to",
   ["core.file_fault"] = "makes system calls fail, for tests",
   ["core.plant_nan"] = "makes operations fail, for tests",
+  ["core.fail_allocations"] = "makes allocations fail, for tests",
+  ["core.limit_memory"] = "sets the limit that these calls run under",
 }
 -- The same by pattern.
 local LEFT_OUT_LIKE = {

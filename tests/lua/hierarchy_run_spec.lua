@@ -362,7 +362,7 @@ describe("drawing", function()
     assert.matches("regime is wrong: got 'flatt'. did you mean 'flat'", refused { regime = "flatt" })
     assert.matches("hold.shapes is wrong: got tensor f32 %[2,1,2,2%], expected %[3,1,2,2%]",
       refused({ hold = { shapes = clean.shapes } }, 3))
-    assert.matches("denoise.shapes is wrong: got 3, expected callable", refused { denoise = { shapes = 3 } })
+    assert.matches("denoise.shapes is wrong: got 3, expected function", refused { denoise = { shapes = 3 } })
     assert.matches("steps.shapes is wrong: got 0", refused { steps = { shapes = 0 } })
     assert.matches("n is wrong: got 0", refused({}, 0))
     assert.matches("unknown option 'sede'. did you mean 'seed'", refused { sede = 1 })

@@ -93,6 +93,11 @@ function F.cross_entropy(input, target, opts)
     check.fail("cross_entropy", "shapes differ: got input [%s] and target [%s]", table.concat(input:shape(), ","),
       table.concat(target:shape(), ","))
   end
+  local low, high = target:amin():item(), target:amax():item()
+  if low < 1 or high > logp:size(2) then
+    check.fail("cross_entropy", "a class is out of range: got %d, expected 1 to %d\n  hint: classes count from 1",
+      low < 1 and low or high, logp:size(2))
+  end
   local loss = -logp:gather(2, target:reshape(-1, 1)):reshape(-1)
   local smooth = o.label_smoothing
   if smooth > 0 then loss = loss * (1 - smooth) - logp:mean(2) * smooth end

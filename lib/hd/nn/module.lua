@@ -336,6 +336,15 @@ local function sorted_keys(t)
   return keys
 end
 
+-- The texts that hd.load gives as its second result: `net:load_state_dict(assert(hd.load(path)))` is right.
+local function is_metadata(opts)
+  if type(opts) ~= "table" or opts.strict ~= nil then return false end
+  for _, text in next, opts do -- order free: all must be texts
+    if type(text) ~= "string" then return false end
+  end
+  return true
+end
+
 local function check_state(where, state)
   for name, x in next, check.arg(where, "state", state, "table") do -- order free: any fault will do
     check.arg(where, "name in the state", name, "string")
@@ -396,6 +405,7 @@ end
 function Module:load_state_dict(state, opts)
   local where = getmetatable(self).name .. ":load_state_dict"
   check_state(where, state)
+  if is_metadata(opts) then opts = nil end
   local o = check.options(where, opts, { { "strict", "boolean", true } })
   local own = {}
   for _, entry in ipairs(all_tensors(self)) do

@@ -30,7 +30,7 @@ end
 local function check_sigmas(where, sigmas)
   for i, sigma in ipairs(check.list(where, "sigmas", sigmas, "number")) do
     if i > 1 and not (sigma < sigmas[i - 1]) then
-      check.fail(where, "sigmas must fall: got %g after %g", sigma, sigmas[i - 1])
+      check.fail(where, "sigmas must fall: got %g after %g, expected less", sigma, sigmas[i - 1])
     end
   end
   if #sigmas < 2 then check.fail(where, "sigmas has %d entries, expected at least 2", #sigmas) end
