@@ -130,7 +130,7 @@ test: all $(TESTS) $(PROCESS) $(if $(filter fuzz%,$(or $(SPEC),fuzz)),fuzzers) #
 	@sh tests/run.sh $(BUILD) $(or $(SPEC),c lua crash fuzz)
 
 crash: all $(PROCESS) ## kill, stop and interrupt runs at random moments, in the long form
-	@HDLUA_LONG=1 sh tests/run.sh $(BUILD) crash
+	@HDLUA_LONG=1 sh tests/run.sh $(BUILD) crash checkpoint
 
 test-c: $(TESTS) $(WINDOW) ## run the C tests alone
 	@sh tests/run.sh $(BUILD) c

@@ -72,7 +72,7 @@ end
 local run <close> = assert(hd.run.new {
   out = args.out, settings = args, resume = args.resume, save_every = args.save_every, levels = H:level_names(),
   on_nan = args.on_nan,
-  state = { models = models, opt = opt, ema = ema },
+  state = { models = models, opt = opt, ema = ema, statistics = H },
 })
 
 -- The same seed each time, so that one sees the same pictures grow. Draws nothing from the default generator.

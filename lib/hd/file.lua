@@ -113,6 +113,8 @@ function file.load(path)
 end
 
 --- Write a file of tensors by its extension, whole or not at all: a crash or a full disk leaves the earlier file.
+--- A .safetensors file is read back before it takes its place. It carries a checksum of all its bytes as
+--- "hdlua.checksum" in its metadata, which hd.load compares: a program that changes the file must drop it.
 ---@param path string  .npy (a tensor), .npz or .safetensors (a table name = tensor)
 ---@param data hd.Tensor|table<string, hd.Tensor>
 ---@param opts? table  of .safetensors: metadata: texts to store with it, {key = string}; keep_previous: the file that

@@ -287,6 +287,8 @@ function hd.file.load(path) end
 function hd.file.read_checked(path) end
 
 --- Write a file of tensors by its extension, whole or not at all: a crash or a full disk leaves the earlier file.
+--- A .safetensors file is read back before it takes its place. It carries a checksum of all its bytes as
+--- "hdlua.checksum" in its metadata, which hd.load compares: a program that changes the file must drop it.
 ---@param path string  .npy (a tensor), .npz or .safetensors (a table name = tensor)
 ---@param data hd.Tensor|table<string, hd.Tensor>
 ---@param opts? table  of .safetensors: metadata: texts to store with it, {key = string}; keep_previous: the file that was there stays as `path.prev`
@@ -1365,12 +1367,13 @@ function hd.run.Run:watch() end
 ---@return hd.Preview? window  nil where there is none, or not any more
 function hd.run.Run:window() end
 
---- Open a run: make its folder, or find the checkpoint to go on from.
+--- Open a run: make its folder, or find the checkpoint to go on from. The folder is locked for this process until the
+--- run is closed or the process has ended, however it ends.
 --- Without `resume` an earlier run in the folder is moved to OUT.1 (OUT.2 …). With it, the run goes on from the last
 --- checkpoint, and starts from the beginning where there is none. From here on the first Ctrl-C (or SIGTERM) is seen
 --- when a step ends: the run is saved and the process ends with code 130; the second one kills.
 ---@param opts table  out: the folder; settings: the script's options, which must be the same when the run goes on (but for out, resume, threads, view, save_every, stop_at, samples, minutes, on_nan); resume (false); state: { name = object with state_dict() and load_state_dict(), generator, tensor or table of them }; save_every: seconds between checkpoints (30; 0: every step); levels: names of levels in the order in which they are shown; on_nan: what happens where the loss or the norm of the gradients is not finite, before an optimizer in `state` changes anything: "stop" (default: an error; the state from before the step and the batch are saved as OUT/nan_step_STEP.safetensors, the checkpoint stays), "skip" (the step counts and changes nothing; the 10th in a row stops) or "rollback" (back to the last checkpoint, with other batches and draws; the third within 128 steps stops)
----@return hd.Run? run  nil and a message where the folder cannot be written or the checkpoint is of another run
+---@return hd.Run? run  nil and a message where the folder cannot be written, another run is open there, or the checkpoint is of another run
 ---@return string? message
 function hd.run.new(opts) end
 
@@ -1439,6 +1442,8 @@ function hd.sampler.euler(denoise, x, sigmas, opts) end
 function hd.sampler.heun(denoise, x, sigmas, opts) end
 
 --- Write a file of tensors by its extension, whole or not at all: a crash or a full disk leaves the earlier file.
+--- A .safetensors file is read back before it takes its place. It carries a checksum of all its bytes as
+--- "hdlua.checksum" in its metadata, which hd.load compares: a program that changes the file must drop it.
 ---@param path string  .npy (a tensor), .npz or .safetensors (a table name = tensor)
 ---@param data hd.Tensor|table<string, hd.Tensor>
 ---@param opts? table  of .safetensors: metadata: texts to store with it, {key = string}; keep_previous: the file that was there stays as `path.prev`

@@ -111,7 +111,10 @@ local function find_checkpoint(run)
     run:say(("nothing to resume in '%s': starting from the beginning"):format(run.out))
     return true
   end
-  if message then run:say(("run: %s; going on from the checkpoint before it"):format(message)) end
+  if message then
+    run:say(("run: %s; going on from the checkpoint before it"):format(message))
+    os.rename(run.path, run.path .. ".damaged") -- else the next save would make it the one before
+  end
   local differing = differences(found.texts, run.fixed)
   if #differing > 0 then
     return nil, ("'%s' is of a run with other settings: %s"):format(run.path, table.concat(differing, ", "))

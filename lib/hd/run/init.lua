@@ -34,7 +34,8 @@ local Run = class "hd.Run"
 -- Seconds between two times that a thing of this name is due.
 local DUE = { samples = 60, save = 30, preview = 7, plot = 60 }
 
---- Open a run: make its folder, or find the checkpoint to go on from.
+--- Open a run: make its folder, or find the checkpoint to go on from. The folder is locked for this process until the
+--- run is closed or the process has ended, however it ends.
 --- Without `resume` an earlier run in the folder is moved to OUT.1 (OUT.2 …). With it, the run goes on from the last
 --- checkpoint, and starts from the beginning where there is none. From here on the first Ctrl-C (or SIGTERM) is seen
 --- when a step ends: the run is saved and the process ends with code 130; the second one kills.
@@ -46,7 +47,8 @@ local DUE = { samples = 60, save = 30, preview = 7, plot = 60 }
 ---  (default: an error; the state from before the step and the batch are saved as OUT/nan_step_STEP.safetensors, the
 ---  checkpoint stays), "skip" (the step counts and changes nothing; the 10th in a row stops) or "rollback" (back to the
 ---  last checkpoint, with other batches and draws; the third within 128 steps stops)
----@return hd.Run? run  nil and a message where the folder cannot be written or the checkpoint is of another run
+---@return hd.Run? run  nil and a message where the folder cannot be written, another run is open there, or the checkpoint
+---  is of another run
 ---@return string? message
 local function new(opts)
   local o = check.options("run.new", opts, {
