@@ -152,6 +152,25 @@ test-gc: all ## the Lua tests with the collector at its most eager, in three way
 	@for eager in "collectgarbage('incremental', 1, 1000, 1)" "collectgarbage('generational', 1, 1)" "@tests/lua/eager.lua"; do \
 	  echo "LUA_INIT: $$eager"; LUA_INIT="$$eager" sh tests/run.sh $(BUILD) $(or $(SPEC),lua) || failed=1; done; [ -z "$$failed" ]
 
+# clang, whose OpenMP tells the sanitizer through Archer how its threads wait for each other; gcc's would give false
+# alarms. It follows accesses of up to 16 bytes, hence the narrow kernels; OpenBLAS is not built here and stays out.
+test-tsan: ## kernels, loader, allocator, signals and preview under ThreadSanitizer
+	@HDLUA_ISA=base HDLUA_GEMM=kernel HDLUA_BRIEF=1 TSAN_OPTIONS=ignore_noninstrumented_modules=1 \
+	  $(MAKE) SETUP=no CC=clang BUILD=$(BUILD)-tsan OPT=-O1 EXTRA=-fsanitize=thread \
+	    SPEC="$(or $(SPEC),test_core test_io_data test_preview test_backend test_backend_layers data nn hierarchy_run)" test
+
+# One thread, and no instructions that valgrind does not know.
+test-valgrind: all $(TESTS) ## a subset of the tests under valgrind
+	@HDLUA_UNDER="valgrind -q --error-exitcode=99 --leak-check=full --errors-for-leak-kinds=definite" \
+	  OPENBLAS_CORETYPE=Haswell HDLUA_ISA=avx2 HDLUA_BRIEF=1 \
+	  taskset -c 0 sh tests/run.sh $(BUILD) $(or $(SPEC),test_core test_io test_io_data tensor optim)
+
+coverage: ## lines of each folder that the tests run
+	@find . -path './$(BUILD)-coverage/*' -name '*.gcda' -delete
+	@$(MAKE) SETUP=no CC=gcc BUILD=$(BUILD)-coverage OPT=-O1 EXTRA="--coverage -fprofile-update=atomic" \
+	  SPEC="$(or $(SPEC),c lua)" test
+	@$(HDLUA) scripts/coverage.lua $(BUILD)-coverage
+
 LINTS := lint-gcc lint-clang lint-lua lint-format lint-layers lint-docs lint-hardening
 lint: all ## compiler warnings, luacheck, clang-format, layers, documentation, hardening
 	@passed=0; failed=0; for check in $(LINTS); do \

@@ -4,7 +4,7 @@
 # (`ops`, `test_tensor` or `fuzz_image`), each in a process of its own. Prints one line for each with the counts that it
 # tells (`count: ...`), the whole output of those that failed, and at the end `tests: N passed, N failed`. A crash, a hang
 # and a file without tests count as failures; a test that was skipped counts as neither. HDLUA_LONG=1 asks for the long
-# form of those that have one.
+# form of those that have one, HDLUA_BRIEF=1 for fewer rounds than usual; HDLUA_UNDER is a command to run them under.
 build=$1
 shift
 export HDLUA="$PWD/$build/hdlua"
@@ -18,7 +18,7 @@ run() {
     shift
     log=$build/tests/$name.log
     start=$(date +%s)
-    CMOCKA_MESSAGE_OUTPUT=TAP timeout -k 5 "${HDLUA_LONG:+3}600" "$@" >"$log" 2>&1 </dev/null
+    CMOCKA_MESSAGE_OUTPUT=TAP timeout -k 5 "${HDLUA_LONG:+3}600" $HDLUA_UNDER "$@" >"$log" 2>&1 </dev/null
     status=$?
     sums=$(sed -n 's|^\([0-9]*\) success[es]* / \([0-9]*\) failures* / \([0-9]*\) errors* / .*|\1 \2 \3|p' "$log" | tail -n 1)
     # shellcheck disable=SC2086
