@@ -122,7 +122,9 @@ describe("a checkpoint", function()
       n = n + 1
     end
     for i = 1, header, 20 do check(i, i % 8) end
-    for _ = 1, os.getenv "HDLUA_LONG" and 20000 or 200 do check(header + 1 + math.floor(random:number() * (#bytes - header)), n % 8) end
+    for _ = 1, os.getenv "HDLUA_LONG" and 20000 or 200 do
+      check(header + 1 + math.floor(random:number() * (#bytes - header)), n % 8)
+    end
     count("%d changed bits found", n)
     local text = shell "$H s.lua --resume --stop-at 6"
     assert.matches("is damaged: its checksum is %x+, expected %x+; going on from the checkpoint before it", text)
