@@ -6,7 +6,7 @@
 local hdlua = assert(os.getenv "HDLUA", "HDLUA must name the binary (tests/run.sh sets it)")
 
 -- Calls of each function in the short form.
-local COUNTS = { core = 5000, op = 5000, method = 5000, object = 5000, library = 300 }
+local COUNTS = { core = 5000, op = 5000, method = 5000, object = 5000, library = 200 }
 local TIMES = os.getenv "HDLUA_LONG" == "1" and 10 or 1
 local SECONDS = 600 * TIMES -- after which a group counts as hung
 
