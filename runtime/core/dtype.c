@@ -56,16 +56,16 @@ void hd_store(void *data, hd_dtype dtype, int64_t offset, double value) {
         ((double *)data)[offset] = value;
         break;
     case HD_I64:
-        ((int64_t *)data)[offset] = (int64_t)value;
+        ((int64_t *)data)[offset] = hd_cut(value);
         break;
     case HD_I32:
-        ((int32_t *)data)[offset] = (int32_t)value;
+        ((int32_t *)data)[offset] = (int32_t)hd_cut(value);
         break;
     case HD_BOOL:
         ((uint8_t *)data)[offset] = value != 0;
         break;
     default:
-        ((uint8_t *)data)[offset] = (uint8_t)(int64_t)value;
+        ((uint8_t *)data)[offset] = (uint8_t)hd_cut(value);
         break;
     }
 }

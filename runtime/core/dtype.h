@@ -34,6 +34,12 @@ static inline int64_t hd_view_numel(const hd_view *v) {
 // True when the elements follow each other in row-major order without gaps.
 bool hd_view_is_contiguous(const hd_view *v);
 
+// A number as an integer, cut towards 0. Where C leaves the result open: the nearest one there is, 0 for NaN. Narrower
+// integers keep its low bits.
+static inline int64_t hd_cut(double x) {
+    return x != x ? 0 : x >= 0x1p63 ? INT64_MAX : x <= -0x1p63 ? INT64_MIN : (int64_t)x;
+}
+
 // One element as a double and back; slow, for reference code and single values. i is a flat row-major index.
 int64_t hd_view_offset(const hd_view *v, int64_t i);
 double hd_load(const void *data, hd_dtype dtype, int64_t offset);

@@ -27,13 +27,17 @@ static hd_conv_args kernel_args(const hd_op_call *c) {
     return k;
 }
 
+// Small enough that no extent computed from it overflows.
+static bool within(int64_t value, int64_t least) { return value >= least && value <= INT32_MAX; }
+
 static hd_status check_options(const hd_op_call *c, const char *where) {
     for (int d = 0; d < c->aux; d++)
-        if (stride_of(c->args, d) < 1 || c->args->padding[d] < 0 || c->args->dilation[d] < 1 || c->args->groups < 1)
+        if (!within(stride_of(c->args, d), 1) || !within(c->args->padding[d], 0) || !within(c->args->dilation[d], 1) ||
+            !within(c->args->output_padding[d], 0) || !within(c->args->groups, 1))
             return hd_fail(
                 HD_EARG,
                 "%s: bad option: got stride %lld, padding %lld, dilation %lld, groups %lld, expected stride, "
-                "dilation, groups >= 1 and padding >= 0",
+                "dilation, groups >= 1 and padding >= 0, all below 2^31",
                 where, (long long)stride_of(c->args, d), (long long)c->args->padding[d],
                 (long long)c->args->dilation[d], (long long)c->args->groups);
     return HD_OK;

@@ -11,6 +11,20 @@ static bool takes_integers(hd_unary op) {
     return op == HD_NEG || op == HD_ABS || op == HD_SIGN || op == HD_SQUARE || op == HD_CLAMP || op == HD_NOT;
 }
 
+// Whether an integer type holds what clamp may give: whole bounds that are not both on one side of the type's range.
+static bool holds_bounds(hd_dtype dtype, double low, double high) {
+    const double least = dtype == HD_U8 ? 0 : dtype == HD_I32 ? INT32_MIN : -0x1p63;
+    const double most = dtype == HD_U8 ? UINT8_MAX : dtype == HD_I32 ? INT32_MAX : 0x1p63;
+    return low == floor(low) && high == floor(high) && low <= most && high >= least;
+}
+
+// The type that op works in: f32 for integers that it does not take, or that would lose the bounds of clamp.
+static hd_dtype working_type(hd_unary op, hd_dtype dtype, double a, double b) {
+    if (hd_dtype_is_float(dtype) || (takes_integers(op) && (op != HD_CLAMP || holds_bounds(dtype, a, b))))
+        return dtype;
+    return HD_F32;
+}
+
 // The scalars of the table entry: bounds of clamp, slope of leaky_relu.
 static void unary_scalars(const hd_op_call *c, double *a, double *b) {
     *a = c->args->alpha;
@@ -35,14 +49,13 @@ hd_status hd_unary_forward(hd_op_call *c) {
     if (takes_integers(op) && op != HD_NOT && x->dtype == HD_BOOL)
         return hd_fail(HD_EARG, "%s: wrong type: got bool, expected numbers", c->name);
     if (c->inplace) {
-        if (!hd_dtype_is_float(x->dtype) && !takes_integers(op))
+        if (working_type(op, x->dtype, a, b) != x->dtype)
             return hd_check_float(c->name, x);
         const hd_view v = hd_tensor_as_view(x);
         c->out = hd_tensor_retain(x);
         return hd_be()->unary(&(hd_unary_args){op, v, v, a, b});
     }
-    const bool cast = !hd_dtype_is_float(x->dtype) && !takes_integers(op);
-    HD_CHECK(hd_do_cast(x, cast ? HD_F32 : x->dtype, &source));
+    HD_CHECK(hd_do_cast(x, working_type(op, x->dtype, a, b), &source));
     const hd_status status = hd_do_unary(op, source, a, b, &c->out);
     hd_tensor_release(source);
     return status;

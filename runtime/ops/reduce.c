@@ -285,8 +285,13 @@ hd_status hd_logsumexp_backward(hd_op_call *c) { // dx = dy * exp(x - y)
 hd_status hd_cumsum_forward(hd_op_call *c) {
     int dim;
     HD_CHECK(hd_dim("cumsum", c->args->dim, c->in[0]->ndim, &dim));
-    HD_CHECK(hd_tensor_new_like(c->in[0], c->in[0]->dtype, &c->out));
-    return hd_be()->cumsum(&(hd_cumsum_args){hd_tensor_as_view(c->in[0]), hd_tensor_as_view(c->out), dim, false});
+    hd_tensor *x;
+    HD_CHECK(hd_do_cast(c->in[0], c->in[0]->dtype == HD_BOOL ? HD_I64 : c->in[0]->dtype, &x));
+    hd_status status = hd_tensor_new_like(x, x->dtype, &c->out);
+    if (status == HD_OK)
+        status = hd_be()->cumsum(&(hd_cumsum_args){hd_tensor_as_view(x), hd_tensor_as_view(c->out), dim, false});
+    hd_tensor_release(x);
+    return status;
 }
 
 hd_status hd_cumsum_backward(hd_op_call *c) {

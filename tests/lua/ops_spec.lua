@@ -192,6 +192,32 @@ describe("op list", function()
   end)
 end)
 
+describe("integers and bools", function()
+  it("keep an open side of clamp open, and fractions of its bounds", function()
+    for _, dtype in ipairs { "i64", "i32", "u8" } do
+      local x = hd.tensor({ 0, 5, 9 }, { dtype = dtype })
+      assert.are.same({ 2, 5, 9 }, x:clamp(2):totable())
+      assert.are.same({ 0, 5, 7 }, x:clamp(nil, 7):totable())
+      assert.are.same({ 0.5, 5, 7.5 }, x:clamp(0.5, 7.5):totable())
+      assert.are.same({ 4, 4, 4 }, x:clamp(6, 4):totable())
+    end
+    assert.are.same({ -1, -1 }, hd.tensor({ 0, 5 }, { dtype = "u8" }):clamp(-5, -1):totable())
+  end)
+
+  it("are summed up along a dimension as numbers", function()
+    local y = hd.tensor({ true, true, false, true }):cumsum(1)
+    assert.are.equal("i64", y:dtype())
+    assert.are.same({ 1, 2, 2, 3 }, y:totable())
+  end)
+
+  it("get defined values from numbers out of range", function()
+    local x = hd.tensor({ -1.7, 300, 1e30, -1e30, 0 / 0 }, { dtype = "f64" })
+    assert.are.same({ -1, 300, math.maxinteger, math.mininteger, 0 }, x:to("i64"):totable())
+    assert.are.same({ 255, 44, 255, 0, 0 }, x:to("u8"):totable())
+    assert.are.same({ 252 }, hd.full({ 1 }, -4, { dtype = "u8" }):totable())
+  end)
+end)
+
 for _, op in ipairs(listed) do
   local cases = samples.ops[op.name] or {}
   describe(op.name, function()

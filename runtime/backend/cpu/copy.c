@@ -13,18 +13,18 @@
         for (int64_t i = 0; i < n; i++)                                                                                \
             y[i] = (to_type)(value);                                                                                   \
     }
-#define DEFINE_CONVERTS(from, from_type)                                                                               \
+#define DEFINE_CONVERTS(from, from_type, whole)                                                                        \
     DEFINE_CONVERT(from, f32, from_type, float, x[i])                                                                  \
     DEFINE_CONVERT(from, f64, from_type, double, x[i])                                                                 \
-    DEFINE_CONVERT(from, i64, from_type, int64_t, x[i])                                                                \
-    DEFINE_CONVERT(from, i32, from_type, int32_t, x[i])                                                                \
-    DEFINE_CONVERT(from, u8, from_type, uint8_t, x[i])                                                                 \
+    DEFINE_CONVERT(from, i64, from_type, int64_t, whole(x[i]))                                                         \
+    DEFINE_CONVERT(from, i32, from_type, int32_t, whole(x[i]))                                                         \
+    DEFINE_CONVERT(from, u8, from_type, uint8_t, whole(x[i]))                                                          \
     DEFINE_CONVERT(from, bool, from_type, uint8_t, x[i] != 0)
-DEFINE_CONVERTS(f32, float)
-DEFINE_CONVERTS(f64, double)
-DEFINE_CONVERTS(i64, int64_t)
-DEFINE_CONVERTS(i32, int32_t)
-DEFINE_CONVERTS(u8, uint8_t)
+DEFINE_CONVERTS(f32, float, hd_cut)
+DEFINE_CONVERTS(f64, double, hd_cut)
+DEFINE_CONVERTS(i64, int64_t, )
+DEFINE_CONVERTS(i32, int32_t, )
+DEFINE_CONVERTS(u8, uint8_t, )
 
 #define CONVERTS(from)                                                                                                 \
     {                                                                                                                  \
@@ -166,9 +166,9 @@ hd_status cpu_copy(const hd_copy_args *a) {
     }
 DEFINE_FILL(f32, float, number)
 DEFINE_FILL(f64, double, number)
-DEFINE_FILL(i64, int64_t, number)
-DEFINE_FILL(i32, int32_t, number)
-DEFINE_FILL(u8, uint8_t, number)
+DEFINE_FILL(i64, int64_t, hd_cut(number))
+DEFINE_FILL(i32, int32_t, hd_cut(number))
+DEFINE_FILL(u8, uint8_t, hd_cut(number))
 DEFINE_FILL(bool, uint8_t, number != 0)
 
 static cpu_kernel *const fills[HD_DTYPE_COUNT] = {

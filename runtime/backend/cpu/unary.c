@@ -8,11 +8,21 @@ typedef struct {
     double a, b;
 } scalars;
 
+// A scalar in the kernel's type: integers take the nearest value that they hold, so that an open bound stays open.
+#define DEFINE_NEAREST(type, low, high)                                                                                \
+    static type nearest_##type(double x) { return !(x > (double)(low)) ? low : x >= (double)(high) ? high : (type)x; }
+static float nearest_float(double x) { return (float)x; }
+static double nearest_double(double x) { return x; }
+DEFINE_NEAREST(int64_t, INT64_MIN, INT64_MAX)
+DEFINE_NEAREST(int32_t, INT32_MIN, INT32_MAX)
+DEFINE_NEAREST(uint8_t, 0, UINT8_MAX)
+
 // A kernel of plain C arithmetic: `value` in x (one element), a and b.
 #define DEFINE_SCALAR(name, type, result, value)                                                                       \
     static void name(const void *context, int64_t first, int64_t n, void *const p[]) {                                 \
         (void)first;                                                                                                   \
-        const type a = (type)((const scalars *)context)->a, b = (type)((const scalars *)context)->b;                   \
+        const scalars *s = context;                                                                                    \
+        const type a = nearest_##type(s->a), b = nearest_##type(s->b);                                                 \
         (void)a, (void)b;                                                                                              \
         result *y = p[0];                                                                                              \
         const type *xs = p[1];                                                                                         \
@@ -52,6 +62,7 @@ static double density(double x) { return 0.39894228040143267794 * exp(-0.5 * x *
     DEFINE_VECTOR(f32_##name, f32_value)                                                                               \
     DEFINE_SCALAR(f64_##name, double, double, f64_value)
 
+#define CLAMP ((x < a ? a : x) > b ? b : (x < a ? a : x)) // b where a > b
 DEFINE_BOTH(neg, -x, -x)
 DEFINE_BOTH(abs, fabsf(x), fabs(x))
 DEFINE_BOTH(sign, x != x ? x : (float)((x > 0) - (x < 0)), x != x ? x : (x > 0) - (x < 0))
@@ -63,7 +74,7 @@ DEFINE_BOTH(rsqrt, 1 / sqrtf(x), 1 / sqrt(x))
 DEFINE_BOTH(floor, floorf(x), floor(x))
 DEFINE_BOTH(ceil, ceilf(x), ceil(x))
 DEFINE_BOTH(round, rintf(x), rint(x)) // half to even
-DEFINE_BOTH(clamp, x<a ? a : x> b ? b : x, x<a ? a : x> b ? b : x)
+DEFINE_BOTH(clamp, CLAMP, CLAMP)
 DEFINE_BOTH(scale, a *x + b, a *x + b)
 DEFINE_BOTH(pow, powf(x, a), pow(x, a))
 DEFINE_BOTH(leaky_relu, x < 0 ? a * x : x, x < 0 ? a * x : x)
@@ -90,7 +101,7 @@ DEFINE_SCALAR(bool_not, uint8_t, uint8_t, !x)
     DEFINE_SCALAR(name##_sign, type, type, (x > 0) - (x < 0))                                                          \
     DEFINE_SCALAR(name##_square, type, type, (wrapping)x *(wrapping)x)                                                 \
     DEFINE_SCALAR(name##_scale, type, type, (wrapping)a *(wrapping)x + (wrapping)b)                                    \
-    DEFINE_SCALAR(name##_clamp, type, type, x<a ? a : x> b ? b : x)
+    DEFINE_SCALAR(name##_clamp, type, type, CLAMP)
 DEFINE_INTEGER(i64, int64_t, uint64_t)
 DEFINE_INTEGER(i32, int32_t, uint32_t)
 DEFINE_SCALAR(u8_neg, uint8_t, uint8_t, -x)
@@ -98,7 +109,7 @@ DEFINE_SCALAR(u8_same, uint8_t, uint8_t, x)
 DEFINE_SCALAR(u8_sign, uint8_t, uint8_t, x > 0)
 DEFINE_SCALAR(u8_square, uint8_t, uint8_t, x *x)
 DEFINE_SCALAR(u8_scale, uint8_t, uint8_t, a *x + b)
-DEFINE_SCALAR(u8_clamp, uint8_t, uint8_t, x<a ? a : x> b ? b : x)
+DEFINE_SCALAR(u8_clamp, uint8_t, uint8_t, CLAMP)
 
 #define FLOATS(name)                                                                                                   \
     { [HD_F32] = f32_##name, [HD_F64] = f64_##name }

@@ -72,7 +72,8 @@ static double unary(hd_unary op, double x, double a, double b) {
     case HD_ISFINITE:
         return isfinite(x);
     case HD_CLAMP:
-        return x < a ? a : x > b ? b : x;
+        x = x < a ? a : x;
+        return x > b ? b : x; // b where a > b
     case HD_SCALE:
         return a * x + b;
     case HD_POW_S:
@@ -106,7 +107,8 @@ static int64_t unary_int(hd_unary op, int64_t x, double a, double b) {
     case HD_SQUARE:
         return (int64_t)(u * u);
     case HD_CLAMP:
-        return (double)x < a ? (int64_t)a : (double)x > b ? (int64_t)b : x;
+        x = (double)x < a ? hd_cut(a) : x;
+        return (double)x > b ? hd_cut(b) : x;
     case HD_SCALE:
         return (int64_t)((uint64_t)(int64_t)a * u + (uint64_t)(int64_t)b);
     case HD_NOT:
