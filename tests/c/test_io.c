@@ -468,12 +468,18 @@ static void test_safetensors_refuses_what_breaks_the_format(void **state) {
         {"{\"a\\u0000b\":" T("F32", "1", 0, 4) "}", 4, "zero character"},
         {"{\"\\ud800\":" T("F32", "1", 0, 4) "}", 4, "bad JSON"},
     };
+    hd_memory_info before, after;
+    hd_memory(&before);
+    hd_memory_reset_peak();
     for (int i = 0; i < COUNT(bad); i++) {
         hd_safetensors *f;
         spill_tensors("bad.safetensors", bad[i].header, bad[i].data);
         assert_fails(hd_safetensors_open(at("bad.safetensors"), &f), HD_EFORMAT, bad[i].words);
+        assert_non_null(strstr(hd_message(), at("bad.safetensors")));
         assert_null(f);
     }
+    hd_memory(&after);
+    assert_true(COUNT(bad) >= 40 && after.peak - before.live < 16 << 20);
     unlink(at("bad.safetensors"));
 }
 

@@ -331,6 +331,25 @@ describe("hd.data.folder", function()
     assert.is_nil(text:find "notes")
   end)
 
+  it("trains on a thousand pictures of which one in a hundred is cut short, and says so once", function()
+    local count = os.getenv "HDLUA_LONG" == "1" and 10000 or 1000
+    assert(os.execute("mkdir -p " .. path "many"))
+    picture("whole.png", 77, 12, 12)
+    local f = assert(io.open(path "whole.png", "rb"))
+    local whole = f:read "a"
+    f:close()
+    for i = 1, count do write(("many/%05d.png"):format(i), i % 100 == 0 and whole:sub(1, i % 60 + 5) or whole) end
+    local text = run(([[
+      local set = assert(require("hd").data.folder("%s", { size = 8 }))
+      local batches <close> = set:batches { size = 32 }
+      for _ = 1, #batches do assert(batches():mean():item() < 0) end
+      print(#set, #set.skipped)]]):format(path "many"))
+    assert.matches(("%d\t%d\n"):format(count * 0.99 // 1, count // 100), text, 1, true)
+    local _, said = text:gsub(("skipped %d of %d pictures"):format(count // 100, count), "")
+    assert.are.equal(1, said)
+    print(("\ncount: %d pictures, %d of them cut short and skipped"):format(count, count // 100))
+  end)
+
   it("takes subfolders as classes", function()
     local set = assert(hd.data.folder(path "classes", { size = 4, channels = 1 }))
     assert.are.same({ "a", "b" }, set.classes)
