@@ -33,6 +33,9 @@ function harness.read(path)
   return file and file:read "a" or ""
 end
 
+--- Counts by name, from 0: counts.name = counts.name + 1.
+function harness.counts() return setmetatable({}, { __index = function() return 0 end }) end
+
 --- A fresh folder.
 function harness.folder()
   local pipe <close> = io.popen "mktemp -d"
@@ -70,12 +73,6 @@ end
 
 --- What it has printed so far.
 function Job:text() return harness.read(self.out) end
-
---- The last mark of train.lua that was written whole: name, step, clock; nil before the first.
-function Job:mark()
-  local name, step, clock = self:text():match ".*\n?@(%l+) (%d+) ([%d.]+)\n"
-  return name, math.tointeger(step), tonumber(clock)
-end
 
 --- Wait until its output matches; false when it ends before that.
 function Job:await(pattern)

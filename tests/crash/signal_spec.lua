@@ -13,9 +13,7 @@ local GRACE = 2 -- seconds from signal to end, on top of a step
 
 local WINDOW = { "-u", "DISPLAY", "SDL_VIDEODRIVER=dummy" }
 
-local counts, slowest = {}, 0
-
-local function tally(name) counts[name] = (counts[name] or 0) + 1 end
+local counts, slowest = harness.counts(), 0
 
 local function start(variant, folder, options, window)
   options.view = window and "window" or "off"
@@ -58,8 +56,8 @@ local function signalled(variant, folder, name, resume, pace, window)
   assert.are.equal("exit 130", how, text)
   assert.is_true(delay <= GRACE + longest_step(text), ("it took %.2f s to end"):format(delay))
   slowest = math.max(slowest, delay)
-  tally(name)
-  if #children > 0 then tally "window" end
+  counts[name] = counts[name] + 1
+  if #children > 0 then counts.window = counts.window + 1 end
   local step = tonumber(text:match "interrupted after step (%d+): saved, %-%-resume goes on from there")
   assert.are.equal(tonumber(text:match ".*@step (%d+)") or tonumber(text:match "at step (%d+)"), step, text)
   return step
@@ -89,7 +87,7 @@ local function names_of_signals()
   local names = {}
   for i = 1, SIGNALS do
     names[#names + 1] = i % 2 == 0 and "INT" or "TERM"
-    if i % 12 == 0 then names[#names + 1] = "HUP" end
+    if i % 12 == 1 then names[#names + 1] = "HUP" end
   end
   for i = #names, 2, -1 do
     local k = math.random(i)
