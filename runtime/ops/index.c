@@ -81,6 +81,9 @@ hd_status hd_embedding_forward(hd_op_call *c) {
     const hd_tensor *index = c->in[0], *w = c->in[1];
     int64_t shape[HD_MAX_DIMS];
     HD_CHECK(hd_check_ndim("embedding", "weight", w, 2));
+    if (index->ndim == HD_MAX_DIMS)
+        return hd_fail(HD_ESHAPE, "embedding: index has too many dimensions: got %s, expected at most %d",
+                       hd_tensor_text(index), HD_MAX_DIMS - 1);
     HD_CHECK(zero_based("embedding", index, w->shape[0], &c->saved[0]));
     memcpy(shape, index->shape, sizeof shape);
     shape[index->ndim] = w->shape[1];
