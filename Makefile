@@ -165,7 +165,7 @@ test-valgrind: all $(TESTS) ## a subset of the tests under valgrind
 	  OPENBLAS_CORETYPE=Haswell HDLUA_ISA=avx2 HDLUA_BRIEF=1 \
 	  taskset -c 0 sh tests/run.sh $(BUILD) $(or $(SPEC),test_core test_io test_io_data tensor optim)
 
-coverage: ## lines of each folder that the tests run
+coverage: all ## lines of each folder that the tests run
 	@find . -path './$(BUILD)-coverage/*' -name '*.gcda' -delete
 	@$(MAKE) SETUP=no CC=gcc BUILD=$(BUILD)-coverage OPT=-O1 EXTRA="--coverage -fprofile-update=atomic" \
 	  SPEC="$(or $(SPEC),c lua)" test
