@@ -1373,7 +1373,7 @@ function hd.run.Run:window() end
 --- checkpoint, and starts from the beginning where there is none. From here on the first Ctrl-C (or SIGTERM) is seen
 --- when a step ends: the run is saved and the process ends with code 130; the second one kills.
 ---@param opts table  out: the folder; settings: the script's options, which must be the same when the run goes on (but for out, resume, threads, view, save_every, stop_at, samples, minutes, on_nan); resume (false); state: { name = object with state_dict() and load_state_dict(), generator, tensor or table of them }; save_every: seconds between checkpoints (30; 0: every step); levels: names of levels in the order in which they are shown; on_nan: what happens where the loss or the norm of the gradients is not finite, before an optimizer in `state` changes anything: "stop" (default: an error; the state from before the step and the batch are saved as OUT/nan_step_STEP.safetensors, the checkpoint stays), "skip" (the step counts and changes nothing; the 10th in a row stops) or "rollback" (back to the last checkpoint, with other batches and draws; the third within 128 steps stops)
----@return hd.Run? run  nil and a message where the folder cannot be written, another run is open there, or the checkpoint is of another run
+---@return hd.Run? run  nil and a message where the folder cannot be written or another run is open there, or where the checkpoint is of another run
 ---@return string? message
 function hd.run.new(opts) end
 

@@ -47,8 +47,8 @@ local DUE = { samples = 60, save = 30, preview = 7, plot = 60 }
 ---  (default: an error; the state from before the step and the batch are saved as OUT/nan_step_STEP.safetensors, the
 ---  checkpoint stays), "skip" (the step counts and changes nothing; the 10th in a row stops) or "rollback" (back to the
 ---  last checkpoint, with other batches and draws; the third within 128 steps stops)
----@return hd.Run? run  nil and a message where the folder cannot be written, another run is open there, or the checkpoint
----  is of another run
+---@return hd.Run? run  nil and a message where the folder cannot be written or another run is open there, or where the
+---  checkpoint is of another run
 ---@return string? message
 local function new(opts)
   local o = check.options("run.new", opts, {
