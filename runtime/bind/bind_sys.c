@@ -76,13 +76,16 @@ static int l_reset_peak_memory(lua_State *L) {
     return 0;
 }
 
-// core.fail_allocations("native" or "lua", first, count) -> refused: for tests: of the allocations to come, `count`
-// fail from number `first` on; without numbers none. Tells how many were refused since the last call. Takes no memory.
+// core.fail_allocations("native" or "lua", first, count) -> refused, allowed: for tests: of the allocations to come,
+// `count` fail from number `first` on; without numbers none. Tells how many were refused and allowed since the last
+// call. Takes no memory.
 static int l_fail_allocations(lua_State *L) {
     const bool native = strcmp(hd_check_string(L, 1, NULL), "native") == 0;
     const size_t first = (size_t)luaL_optinteger(L, 2, 0), count = (size_t)luaL_optinteger(L, 3, 0);
-    lua_pushinteger(L, (lua_Integer)(native ? hd_alloc_fail(first, count) : hd_script_fail(first, count)));
-    return 1;
+    const hd_faults past = native ? hd_alloc_fail(first, count) : hd_script_fail(first, count);
+    lua_pushinteger(L, (lua_Integer)past.refused);
+    lua_pushinteger(L, (lua_Integer)past.allowed);
+    return 2;
 }
 
 // core.limit_memory(bytes or nil): the budget, as of --memory; nil: none

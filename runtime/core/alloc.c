@@ -26,9 +26,9 @@ typedef struct block {
     int class;
 } block;
 
-// Simulated failure: `left` allocations succeed, then `failing` ones fail. Off: left == SIZE_MAX, out of reach.
+// Simulated failure: `left` allocations succeed, then `failing` ones fail. Off: left begins out of reach.
 typedef struct {
-    size_t left, failing, refused;
+    size_t left, begun, failing, refused; // begun: what left was when it was set
 } fault;
 
 static struct {
@@ -37,13 +37,13 @@ static struct {
     block *newest, *oldest;
     size_t live, cached, peak, highest, budget, allocations, wanted; // highest: peak, whatever the user resets
     fault fault;
-} heap = {.lock = PTHREAD_MUTEX_INITIALIZER, .fault = {.left = SIZE_MAX}};
+} heap = {.lock = PTHREAD_MUTEX_INITIALIZER, .fault = {.left = SIZE_MAX, .begun = SIZE_MAX}};
 
 // Lua's heap has one thread; `bytes` is read by the others.
 static struct {
     _Atomic size_t bytes;
     fault fault;
-} script = {.fault = {.left = SIZE_MAX}};
+} script = {.fault = {.left = SIZE_MAX, .begun = SIZE_MAX}};
 
 // The class whose size is the smallest one that holds `bytes`, and that size: (8 + step) << shift.
 static int size_class(size_t bytes, size_t *rounded) {
@@ -170,20 +170,22 @@ static bool fails(fault *f) {
     return true;
 }
 
-static size_t arm(fault *f, size_t first, size_t count) {
-    const size_t refused = f->refused;
-    *f = (fault){.left = first ? first - 1 : SIZE_MAX, .failing = count};
-    return refused;
+static hd_faults arm(fault *f, size_t first, size_t count) {
+    const hd_faults past = {.allowed = f->begun - f->left, .refused = f->refused};
+    f->left = f->begun = first ? first - 1 : SIZE_MAX;
+    f->failing = count;
+    f->refused = 0;
+    return past;
 }
 
-size_t hd_alloc_fail(size_t first, size_t count) {
+hd_faults hd_alloc_fail(size_t first, size_t count) {
     pthread_mutex_lock(&heap.lock);
-    const size_t refused = arm(&heap.fault, first, count);
+    const hd_faults past = arm(&heap.fault, first, count);
     pthread_mutex_unlock(&heap.lock);
-    return refused;
+    return past;
 }
 
-size_t hd_script_fail(size_t first, size_t count) { return arm(&script.fault, first, count); }
+hd_faults hd_script_fail(size_t first, size_t count) { return arm(&script.fault, first, count); }
 
 // The interface ---------------------------------------------------------------
 

@@ -41,9 +41,12 @@ void hd_memory_reset_peak(void);
 void *hd_script_alloc(void *context, void *block, size_t old, size_t size);
 void hd_script_adopt(size_t bytes); // so many bytes come from malloc already
 
-// For tests: of the allocations to come, `count` fail from number `first` on (first 0: none). Returns how many failed
-// since the last call.
-size_t hd_alloc_fail(size_t first, size_t count);
-size_t hd_script_fail(size_t first, size_t count); // the same for Lua's heap
+// For tests: of the allocations to come, `count` fail from number `first` on (first 0: none). Returns how many were
+// allowed and refused since the last call.
+typedef struct {
+    size_t allowed, refused;
+} hd_faults;
+hd_faults hd_alloc_fail(size_t first, size_t count);
+hd_faults hd_script_fail(size_t first, size_t count); // the same for Lua's heap
 
 #endif
