@@ -143,7 +143,7 @@ static int l_picture_into(lua_State *L) {
     int at = lua_gettop(L);
     if (HD_RETRY(L, hd_image_read(path, (int)c, image)) != HD_OK ||
         HD_RETRY(L, hd_image_cover(image, (int)w, (int)h, small)) != HD_OK)
-        return hd_return_failure(L);
+        return hd_message_code() == HD_ENOMEM ? hd_raise(L) : hd_return_failure(L); // damaged files alone are skipped
     uint8_t *out = (uint8_t *)data_of(x) + (i - 1) * c * h * w;
     for (int64_t k = 0; k < c; k++)
         for (int64_t p = 0; p < h * w; p++)

@@ -13,10 +13,13 @@
 
 // Largest single block that the decoder may ask for: its buffers grow with what the file unpacks to.
 static _Thread_local size_t block_cap;
+// One that it asked for within the limit could not be had: the picture may be sound.
+static _Thread_local bool out_of_memory;
 
 // Zeroed, because a damaged picture may leave parts of a block unwritten, which must not show what was there before.
 static void *stb_alloc(size_t size) {
     void *block = size > block_cap ? NULL : hd_alloc(size);
+    out_of_memory = out_of_memory || (!block && size <= block_cap);
     return block ? memset(block, 0, size) : NULL;
 }
 
@@ -325,9 +328,12 @@ static hd_status jpeg_check(const char *where, const unsigned char *bytes, size_
 
 static hd_status run_decoder(const char *where, const unsigned char *bytes, size_t size, int channels, hd_image *out) {
     int stored;
+    out_of_memory = false;
     out->pixels = stbi_load_from_memory(bytes, (int)size, &out->width, &out->height, &stored, channels);
     if (!out->pixels) {
         *out = (hd_image){0};
+        if (out_of_memory)
+            return hd_fail(HD_ENOMEM, "%s: no memory to decode the picture", where);
         return hd_fail(HD_EFORMAT, "%s: cannot decode the picture: %s", where, stbi_failure_reason());
     }
     out->channels = channels ? channels : stored;

@@ -293,7 +293,7 @@ scenario("errors", function()
     { "matmul", function() return randn(2, 3):matmul(randn(2, 3)) end },
     { "channel", function() return F.conv2d(randn(1, 3, 4, 4), randn(2, 4, 3, 3)) end },
     { "padding", function() return nn.Conv2d(3, 4, 3, { pading = 1 }) end },
-    { "Conv2d", function() return small_net()(randn(1, 4, 8, 8)) end },
+    { "sequential[1]", function() return small_net()(randn(1, 4, 8, 8)) end },
     { "nowhere", function() return assert(hd.load "/nowhere/a.npy") end },
   } do
     local _, message = pcall(case[2])
