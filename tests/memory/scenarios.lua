@@ -47,7 +47,8 @@ end)
 
 scenario("large arithmetic on threads", function()
   local x = randn(400, 300)
-  return { (x * 2 + x:transpose(1, 2):contiguous():view(400, 300)):gelu(), x:sum(1), x:softmax(2), x:transpose(1, 2):exp() }
+  local y = x:transpose(1, 2)
+  return { (x * 2 + y:contiguous():view(400, 300)):gelu(), x:sum(1), x:softmax(2), y:exp() }
 end)
 
 scenario("reductions", function()
@@ -99,7 +100,8 @@ end)
 scenario("indexing", function()
   local x, table_ = leaf(6, 5, 4), leaf(10, 7)
   local ids = hd.tensor({ { 1, 9, 3 }, { 10, 2, 2 } }, { dtype = "i64" })
-  local y = x[{ { 2, 4 }, {}, 1 }]:sum() + x:select(1, 3):index_select(1, hd.tensor({ 5, 1 }, { dtype = "i64" })):sum() +
+  local rows = hd.tensor({ 5, 1 }, { dtype = "i64" })
+  local y = x[{ { 2, 4 }, {}, 1 }]:sum() + x:select(1, 3):index_select(1, rows):sum() +
     x:gather(3, hd.ones({ 6, 5, 2 }, { dtype = "i64" })):sum() + F.embedding(ids, table_):tanh():sum() +
     hd.where(x:gt(0), x, x * 0.1):sum() + x:masked_fill(x:lt(0), 2):sum()
   local z = hd.zeros(4, 5)
@@ -135,7 +137,7 @@ scenario("losses", function()
 end)
 
 scenario("the reference back end", function()
-  local before <close> = setmetatable({}, { __close = function() hd.backend "cpu" end })
+  local _ <close> = setmetatable({}, { __close = function() hd.backend "cpu" end })
   hd.backend "ref"
   local x, w = leaf(1, 4, 6, 6), leaf(4, 4, 3, 3)
   local y = F.conv2d(x, w, nil, { padding = 1 })
@@ -303,7 +305,7 @@ scenario("errors", function()
 end)
 
 scenario("anomaly mode", function()
-  local before <close> = hd.detect_anomaly()
+  local _ <close> = hd.detect_anomaly()
   local x = leaf(4, 4)
   return with_gradients((x * x):exp():log(), x)
 end)
