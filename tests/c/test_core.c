@@ -217,6 +217,38 @@ static void test_detach_drops_autograd_members_alone(void **state) {
     hd_tensor_release(y);
 }
 
+static void test_allocations_fail_on_request(void **state) {
+    (void)state;
+    hd_alloc_fail(2, 2);
+    char *first = hd_strdup("abc"), *fourth;
+    assert_string_equal(first, "abc");
+    assert_null(hd_alloc(10));
+    assert_null(hd_malloc(10));
+    assert_non_null(fourth = hd_calloc(2, 5));
+    const hd_faults past = hd_alloc_fail(0, 0);
+    assert_int_equal(past.allowed, 1); // before the first refusal
+    assert_int_equal(past.refused, 2);
+    hd_free(first);
+    hd_free(fourth);
+    assert_null(hd_calloc(SIZE_MAX / 2, 3));
+}
+
+static void test_lua_memory_counts_and_is_limited_alone(void **state) {
+    hd_memory_info before, now;
+    (void)state;
+    hd_memory(&before);
+    char *block = hd_script_alloc(NULL, NULL, 5, 1000); // 5: a kind of object
+    hd_memory(&now);
+    assert_int_equal(now.script, before.script + 1000);
+    hd_alloc_set_budget(now.script + 500);
+    assert_null(hd_script_alloc(NULL, block, 1000, 2000));
+    assert_non_null(block = hd_script_alloc(NULL, block, 1000, 400));
+    hd_alloc_set_budget(0);
+    assert_null(hd_script_alloc(NULL, block, 400, 0));
+    hd_memory(&now);
+    assert_int_equal(now.script, before.script);
+}
+
 static void test_retain_and_release_count_references(void **state) {
     const int64_t shape[] = {3};
     hd_memory_info before, after;
@@ -327,6 +359,8 @@ int main(void) {
         cmocka_unit_test(test_new_like_keeps_memory_order_of_dense_tensors),
         cmocka_unit_test(test_views_share_their_storage_and_keep_it_alive),
         cmocka_unit_test(test_detach_drops_autograd_members_alone),
+        cmocka_unit_test(test_allocations_fail_on_request),
+        cmocka_unit_test(test_lua_memory_counts_and_is_limited_alone),
         cmocka_unit_test(test_retain_and_release_count_references),
         cmocka_unit_test(test_impossible_shapes_are_refused_with_a_reason),
         cmocka_unit_test(test_empty_and_zero_rank_tensors_exist),

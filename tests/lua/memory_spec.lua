@@ -237,7 +237,7 @@ describe("memory", function()
     local examples = {
       "denoise.lua --steps 2 --size 16 --batch 2 --out '" .. folder .. "/a.png'",
       "train_images.lua --data shapes --size 8 --width 8 --steps 3 --samples 2 --out '" .. folder .. "/run'",
-      "sample_images.lua --model '" .. folder .. "/run/model.safetensors' --n 2 --steps 2 --out '" .. folder .. "/b.png'",
+      "sample_images.lua --model '" .. folder .. "/run/model.safetensors' --n 2 --out '" .. folder .. "/b.png'",
     }
     for _, example in ipairs(examples) do
       text, code = shell(check .. "examples/" .. example)
