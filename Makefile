@@ -142,7 +142,7 @@ test-lua: all ## run the Lua tests alone
 .PHONY: test-asan test-gc test-tsan test-valgrind coverage
 test-asan: ## all tests under AddressSanitizer and UBSan, fresh memory full of NaN
 	@HDLUA_BRIEF=1 UBSAN_OPTIONS=print_stacktrace=1 \
-	  ASAN_OPTIONS=detect_stack_use_after_return=1:max_malloc_fill_size=1073741824:malloc_fill_byte=255 \
+	  ASAN_OPTIONS=detect_stack_use_after_return=1:max_malloc_fill_size=1073741824:malloc_fill_byte=255:allocator_may_return_null=1 \
 	  $(MAKE) SETUP=no CC=gcc BUILD=$(BUILD)-asan OPT=-O2 SPEC="$(or $(SPEC),c lua crash)" \
 	    EXTRA="-fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer" test
 
