@@ -310,7 +310,8 @@ describe("drawing", function()
     local function most(which, clip)
       return H:sample(which, 4, { steps = 3, clip = clip }):abs():amax():item()
     end
-    assert.is_true(most(flat, true) == 1 and most(flat, false) > 1.5)
+    assert.near(1, most(flat, true), 1e-6) -- rounded once more where products and sums are not fused
+    assert.is_true(most(flat, false) > 1.5)
     -- of several levels only the last gives way, so x may be a little outside
     assert.is_true(most(models, true) < 0.7 * most(models, false))
   end)
