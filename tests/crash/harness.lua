@@ -1,5 +1,5 @@
 -- tests/crash/harness.lua: what the specs of tests/crash share: runs of train.lua in processes of their own, what they
--- have said so far, what they leave. HDLUA_LONG=1 asks for the long form.
+-- have said so far, what they leave. Counts and long forms: tests/lua/rounds.lua.
 
 local hd = require "hd"
 local checkpoint = require "hd.run.checkpoint"
@@ -11,15 +11,8 @@ local so = hdlua:gsub("[^/]*$", "tests/process.so")
 local process = assert(package.loadlib(so, "luaopen_process"))()
 harness.process, harness.hdlua = process, hdlua
 
-harness.long = os.getenv "HDLUA_LONG" == "1"
-
---- How often: in the short form, in the long one. HDLUA_BRIEF=1 takes a quarter of the short one.
-function harness.times(short, long)
-  return harness.long and long or os.getenv "HDLUA_BRIEF" and (short + 3) // 4 or short
-end
-
---- Print a line that tests/run.sh shows.
-function harness.count(format, ...) print("\ncount: " .. format:format(...)) end
+local rounds = require "tests.lua.rounds"
+harness.long, harness.times, harness.count = rounds.long, rounds.times, rounds.count
 
 --- Random moments, other ones each time; HDLUA_SEED repeats those of a run.
 function harness.randomise()

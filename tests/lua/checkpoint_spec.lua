@@ -5,6 +5,7 @@ local hd = require "hd"
 local core = require "hd.core"
 local checkpoint = require "hd.run.checkpoint"
 local logs = require "hd.run.log"
+local rounds = require "tests.lua.rounds"
 local sandbox = require "tests.lua.sandbox"
 local path, read, write, shell = sandbox.path, sandbox.read, sandbox.write, sandbox.shell
 
@@ -56,8 +57,6 @@ local SCRIPT = [[
 
 before_each(function() sandbox.open { ["s.lua"] = SCRIPT } end)
 after_each(sandbox.close)
-
-local function count(format, ...) print("\ncount: " .. format:format(...)) end
 
 -- The arrays of a checkpoint, without the time that was used.
 local function arrays(run)
@@ -122,10 +121,10 @@ describe("a checkpoint", function()
       n = n + 1
     end
     for i = 1, header, 20 do check(i, i % 8) end
-    for _ = 1, os.getenv "HDLUA_LONG" and 20000 or 200 do
+    for _ = 1, rounds.times(200, 20000) do
       check(header + 1 + math.floor(random:number() * (#bytes - header)), n % 8)
     end
-    count("%d changed bits found", n)
+    rounds.count("%d changed bits found", n)
     local text = shell "$H s.lua --resume --stop-at 6"
     assert.matches("is damaged: its checksum is %x+, expected %x+; going on from the checkpoint before it", text)
     assert.matches("resuming 'r' at step 3", text, 1, true)
@@ -220,7 +219,7 @@ describe("a checkpoint", function()
     assert_log("r", lines)
     assert.are.equal("checkpoint.safetensors\ncheckpoint.safetensors.prev\nlog.jsonl\nrun.lock\n", (shell "ls -A r"))
     assert.is_true(faults > 40)
-    count("%d faults of system calls of a run", faults)
+    rounds.count("%d faults of system calls of a run", faults)
     core.options.view = view
   end)
 
@@ -359,7 +358,7 @@ describe("a disk", function()
   local function needs_mount(name, test)
     it(name, function()
       if way then return test() end
-      count("skipped, mounting is not permitted here: a disk %s", name)
+      rounds.count("skipped, mounting is not permitted here: a disk %s", name)
       pending "mounting is not permitted here"
     end)
   end

@@ -1,6 +1,7 @@
 -- hd.data: sets, batches, and what each reader says about files that are wrong.
 
 local hd = require "hd"
+local rounds = require "tests.lua.rounds"
 
 local folder
 
@@ -332,7 +333,7 @@ describe("hd.data.folder", function()
   end)
 
   it("trains on a thousand pictures of which one in a hundred is cut short, and says so once", function()
-    local count = os.getenv "HDLUA_LONG" == "1" and 10000 or 1000
+    local count = rounds.long and 10000 or 1000
     assert(os.execute("mkdir -p " .. path "many"))
     picture("whole.png", 77, 12, 12)
     local f = assert(io.open(path "whole.png", "rb"))
@@ -347,7 +348,7 @@ describe("hd.data.folder", function()
     assert.matches(("%d\t%d\n"):format(count * 0.99 // 1, count // 100), text, 1, true)
     local _, said = text:gsub(("skipped %d of %d pictures"):format(count // 100, count), "")
     assert.are.equal(1, said)
-    print(("\ncount: %d pictures, %d of them cut short and skipped"):format(count, count // 100))
+    rounds.count("%d pictures, %d of them cut short and skipped", count, count // 100)
   end)
 
   it("takes subfolders as classes", function()

@@ -2,6 +2,7 @@
 
 local hd = require "hd"
 local robust = require "tests.lua.robust"
+local rounds = require "tests.lua.rounds"
 
 local file
 
@@ -117,7 +118,7 @@ describe("odd and damaged pictures", function()
     end
     assert.are.equal(111, n)
     assert.is_true(#expected >= 91)
-    print(("\ncount: %d pictures have the reference's bytes"):format(#expected))
+    rounds.count("%d pictures have the reference's bytes", #expected)
   end)
 
   it("in BMP are refused by name, with what is read instead", function()
@@ -128,7 +129,7 @@ describe("odd and damaged pictures", function()
       assert.is_nil(x, entry.file)
       assert.matches("got a BMP file, expected PNG or JPEG", message, 1, true)
     end
-    print(("\ncount: bmp: %d refused by name"):format(#list))
+    rounds.count("bmp: %d refused by name", #list)
     assert.are.equal(33, #list)
   end)
 

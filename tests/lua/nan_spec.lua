@@ -4,6 +4,7 @@
 local hd = require "hd"
 local core = require "hd.core"
 local nn = hd.nn
+local rounds = require "tests.lua.rounds"
 local samples = dofile "tests/ops/samples.lua"
 
 hd.threads(1) -- tiny tensors, and the machine may be busy
@@ -64,8 +65,8 @@ describe("anomaly mode", function()
         wrong[#wrong + 1] = op.name .. ": " .. tostring(message)
       end
     end
-    print(("\ncount: NaN in results: %d of %d ops named; results of the other %d are bool or integers"):format(named,
-      #samples.list(), #without))
+    rounds.count("NaN in results: %d of %d ops named; results of the other %d are bool or integers", named,
+      #samples.list(), #without)
     assert.same({}, wrong)
     assert.equal(#samples.list(), named + #without)
     for _, name in ipairs(without) do assert.is_nil(name:find "conv" or name:find "norm" or name:find "linear") end
@@ -88,7 +89,7 @@ describe("anomaly mode", function()
         end
       end
     end
-    print(("\ncount: NaN in gradients: %d of %d ops named"):format(named, count))
+    rounds.count("NaN in gradients: %d of %d ops named", named, count)
     assert.same({}, wrong)
     assert(count >= 70)
   end)
@@ -260,7 +261,7 @@ describe("a run", function()
         stopped = stopped + 1
       end
     end
-    print(("\ncount: data that is not finite: %d of 24 runs stopped at its step and went on"):format(stopped))
+    rounds.count("data that is not finite: %d of 24 runs stopped at its step and went on", stopped)
     assert.equal(24, stopped)
   end)
 

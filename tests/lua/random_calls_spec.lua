@@ -1,14 +1,15 @@
 -- Every bound function and every public function of the library, called with random values by
 -- tests/fuzz/random_calls.lua: no crash, no hang, no leak, no runaway allocation; what is raised can be caught, says
 -- what is wrong and names the caller's line. Each group runs in a process of its own, so that a crash is a failure with
--- a name and a seed. HDLUA_LONG=1 makes ten times as many calls.
+-- a name and a seed. The long form makes ten times as many calls.
 
 local hdlua = assert(os.getenv "HDLUA", "HDLUA must name the binary (tests/run.sh sets it)")
 
+local rounds = require "tests.lua.rounds"
+
 -- Calls of each function in the short form.
 local COUNTS = { core = 5000, op = 5000, method = 5000, object = 5000, library = 200 }
-local TIMES = os.getenv "HDLUA_LONG" == "1" and 10 or 1
-local SECONDS = 600 * TIMES -- after which a group counts as hung
+local SECONDS = rounds.long and 6000 or 600 -- after which a group counts as hung
 
 local function output_of(command)
   local pipe <close> = assert(io.popen(command))
@@ -25,7 +26,7 @@ local function run(group)
   local here, folder = output_of "pwd", output_of "mktemp -d"
   local program = ("%s --memory 256M --threads 1 %s/tests/fuzz/random_calls.lua"):format(hdlua, here)
   local command = ("cd %s && timeout %d %s %s %d >out 2>&1 </dev/null"):format(folder, SECONDS, program, group,
-    COUNTS[group] * TIMES)
+    rounds.times(COUNTS[group], 10 * COUNTS[group]))
   local _, how, code = os.execute(command)
   local report, last, out = read(folder .. "/report"), read(folder .. "/last"), read(folder .. "/out")
   os.execute("rm -rf " .. folder)
@@ -45,7 +46,7 @@ describe("random calls", function()
       for n, r in report:gmatch "DONE %S+: (%d+) calls, (%d+) raised" do
         functions, calls, raised = functions + 1, calls + tonumber(n), raised + tonumber(r)
       end
-      print(("random calls of %s: %d functions, %d calls, %d raised"):format(group, functions, calls, raised))
+      rounds.count("random calls of %s: %d functions, %d calls, %d raised", group, functions, calls, raised)
       assert.truthy(functions > 30 and raised > calls // 4 and raised < calls)
     end)
   end

@@ -1,5 +1,7 @@
 -- tests/lua/robust.lua: the list of odd, valid and damaged files in ../shared/data/robust, where it is there.
 
+local rounds = require "tests.lua.rounds"
+
 local robust = {}
 
 local DIR = "../shared/data/robust/"
@@ -38,8 +40,8 @@ function robust.decide(format, read, check)
     counts[entry.expected] = counts[entry.expected] + 1
     if data and check then check(entry, data) end
   end
-  print(("\ncount: %s: %d read and %d refused as expected, %d either way"):format(
-    format, counts.accept, counts.reject, counts.either))
+  rounds.count("%s: %d read and %d refused as expected, %d either way", format, counts.accept, counts.reject,
+    counts.either)
   return #list
 end
 
