@@ -61,6 +61,8 @@ hd_status hd_cat_backward(hd_op_call *c) {
     return HD_OK;
 }
 
+#define MOST_PADDING ((int64_t)1 << 60) // sums of two and an extent stay far from the end of int64_t
+
 // pad: args->pads as PyTorch's F.pad: (before, after) of the last dimension first; negative values crop.
 typedef struct {
     int64_t shape[HD_MAX_DIMS];                 // of the padded tensor
@@ -75,6 +77,9 @@ static hd_status plan_pad(const hd_op_args *args, int ndim, const int64_t *shape
     for (int d = 0; d < ndim; d++) {
         const int i = 2 * (ndim - 1 - d);
         const int64_t before = i < args->npads ? args->pads[i] : 0, after = i < args->npads ? args->pads[i + 1] : 0;
+        if (before > MOST_PADDING || before < -MOST_PADDING || after > MOST_PADDING || after < -MOST_PADDING)
+            return hd_fail(HD_ESHAPE, "pad: too wide: got %lld and %lld for dimension %d, expected at most %lld",
+                           (long long)before, (long long)after, d + 1, (long long)MOST_PADDING);
         p->shape[d] = shape[d] + before + after;
         p->from[d] = before < 0 ? -before : 0;
         p->to[d] = before > 0 ? before : 0;

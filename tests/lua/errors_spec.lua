@@ -185,6 +185,8 @@ describe("an error", function()
     assert.matches("add: argument 'x' has the wrong type", error_of(getmetatable(bools).__add, 2, 3))
     local deep = hd.ones(1, 1, 1, 1, 1, 1, 1, 2, { dtype = "i64" })
     assert.matches("embedding: index has too many dimensions", error_of(core.op.embedding, deep, hd.ones(3, 2)))
+    assert.matches("pad: too wide: got 0 and 9223372036854775807 for dimension 1, expected at most %d+",
+      error_of(hd.nn.functional.pad, hd.ones(4), { 0, math.maxinteger }))
     assert.matches("reshape: too many elements",
       error_of(hd.ones(4).reshape, hd.ones(4), 2 ^ 32, 2 ^ 32, 2, 2))
   end)
