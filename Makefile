@@ -129,8 +129,8 @@ uninstall: ## remove what install put there
 test: all $(TESTS) $(PROCESS) $(if $(filter fuzz%,$(or $(SPEC),fuzz)),fuzzers) ## run all tests: cmocka, busted under hdlua, fuzz targets
 	@sh tests/run.sh $(BUILD) $(or $(SPEC),c lua crash fuzz)
 
-crash: all $(PROCESS) ## kill, stop and interrupt runs at random moments, in the long form
-	@HDLUA_LONG=1 sh tests/run.sh $(BUILD) crash checkpoint
+crash: all $(PROCESS) ## kill and interrupt runs, fail allocations and system calls, in the long form
+	@HDLUA_LONG=1 sh tests/run.sh $(BUILD) crash checkpoint memory
 
 test-c: $(TESTS) $(WINDOW) ## run the C tests alone
 	@sh tests/run.sh $(BUILD) c
@@ -207,8 +207,8 @@ FUZZ_SECONDS ?= 60
 FUZZ_FLAGS   := -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all
 FUZZERS      := $(patsubst tests/fuzz/%.c,$(BUILD)/%,$(wildcard tests/fuzz/fuzz_*.c))
 .PHONY: fuzz fuzzers fuzz-programs
-fuzz: fuzzers ## fuzz the readers of files and the operations, FUZZ_SECONDS each
-	@HDLUA_LONG=1 FUZZ_SECONDS=$(FUZZ_SECONDS) sh tests/run.sh $(BUILD) fuzz
+fuzz: all fuzzers ## fuzz the readers of files and the operations, FUZZ_SECONDS each, and every function with any values
+	@HDLUA_LONG=1 FUZZ_SECONDS=$(FUZZ_SECONDS) sh tests/run.sh $(BUILD) fuzz random_calls
 
 fuzzers:
 	@mkdir -p $(BUILD)/fuzz
