@@ -149,7 +149,7 @@ test-asan: ## all tests under AddressSanitizer and UBSan, fresh memory full of N
 # Lua's collector at its most eager: each new byte pays for ten; a young collection at each hundredth of the heap; and
 # one before every call of a C function. LUA_INIT reaches every hdlua that a test starts.
 test-gc: all ## the Lua tests with the collector at its most eager, in three ways
-	@for eager in "collectgarbage('incremental', 1, 1000, 1)" "collectgarbage('generational', 1, 1)" "@tests/lua/eager.lua"; do \
+	@for eager in "collectgarbage('incremental', 1, 1000, 1)" "collectgarbage('generational', 1, 1)" "@$(CURDIR)/tests/lua/eager.lua"; do \
 	  echo "LUA_INIT: $$eager"; LUA_INIT="$$eager" sh tests/run.sh $(BUILD) $(or $(SPEC),lua) || failed=1; done; [ -z "$$failed" ]
 
 # clang, whose OpenMP tells the sanitizer through Archer how its threads wait for each other; gcc's would give false

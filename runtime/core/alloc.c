@@ -2,8 +2,8 @@
 // Layout: [header 64 bytes][block][64 bytes of padding]. Sizes are rounded up to classes, eight to each power of two,
 // so a freed block serves the next tensor of nearly the same size (up to a quarter smaller). Large blocks are mapped
 // one by one (malloc would keep holes between them) and ask for huge pages. Fresh pages cost time (10 % of a training
-// step, measured), idle ones cost memory: the cache may fill what the peak of live bytes (160 MiB at least)
-// leaves free; what was freed longest ago goes first.
+// step, measured), idle ones cost memory: the cache may fill what the peak of live bytes (160 MiB at least) leaves
+// free. Where it is full, the pages of its blocks become the new block; what is still too much goes, the oldest first.
 #include "core/alloc.h"
 #include <pthread.h>
 #include <stdatomic.h>
@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <unistd.h>
 #if HD_ASAN
 #include <sanitizer/asan_interface.h>
 #else
@@ -24,6 +25,7 @@ typedef struct block {
     struct block *newer, *older;   // all cached blocks
     size_t bytes;                  // capacity behind the header
     int class;
+    bool joined; // of several mappings, which the kernel does not move as one
 } block;
 
 // Simulated failure: `left` allocations succeed, then `failing` ones fail. Off: left begins out of reach.
@@ -139,18 +141,101 @@ static size_t cache_limit(size_t wanted) {
 
 static size_t script_bytes(void) { return atomic_load_explicit(&script.bytes, memory_order_relaxed); }
 
+// A cached block that is large enough for a class; NULL: none.
+static block *larger_block(int class) {
+    for (int c = class; c < CLASSES; c++)
+        if (heap.cache[c])
+            return heap.cache[c];
+    return NULL;
+}
+
+// The largest cached block whose pages can be moved; NULL: none.
+static block *movable_block(void) {
+    for (int c = CLASSES - 1; c >= 0; c--)
+        for (block *b = heap.cache[c]; b; b = b->next)
+            if (!is_mapped(b->bytes))
+                return NULL;
+            else if (!b->joined)
+                return b;
+    return NULL;
+}
+
+// Bytes of the pages of a mapped block.
+static size_t mapping(size_t bytes) {
+    static size_t page;
+    if (page == 0)
+        page = (size_t)sysconf(_SC_PAGESIZE);
+    return (ALIGN + bytes + PADDING + page - 1) / page * page;
+}
+
+// Cache `size` bytes of pages as a block of their own, or give them back where they are too few.
+static void cache_pages(void *pages, size_t size, bool joined) {
+    size_t rounded;
+    if (size < mapping(MAPPED)) {
+        munmap(pages, size);
+        return;
+    }
+    block *b = pages;
+    b->bytes = size - ALIGN - PADDING;
+    b->class = size_class(b->bytes, &rounded);
+    b->class -= rounded > b->bytes; // the class that it is large enough for
+    b->joined = joined;
+    cache_put(b);
+}
+
+// The first pages of a cached block that has more of them.
+static block *cut_block(block *old, size_t size) {
+    const size_t pages = mapping(old->bytes);
+    cache_remove(old);
+    if (pages > size)
+        cache_pages((char *)old + size, pages - size, old->joined);
+    return old;
+}
+
+// The pages of cached blocks, one after the other, as one block.
+static block *join_blocks(size_t size) {
+    block *old = movable_block(), *b = old ? system_alloc(size, true) : NULL;
+    for (size_t have = 0; b && old && have < size; old = movable_block()) {
+        const size_t pages = mapping(old->bytes), part = pages < size - have ? pages : size - have;
+        cache_remove(old);
+        if (mremap((char *)old + (pages - part), part, part, MREMAP_MAYMOVE | MREMAP_FIXED, (char *)b + have) ==
+            MAP_FAILED) {
+            munmap(old, pages);
+            break; // the rest of the new block are fresh pages
+        }
+        if (part < pages)
+            cache_pages(old, pages - part, false);
+        have += part;
+    }
+    if (b)
+        b->joined = true;
+    return b;
+}
+
+// Where cached blocks of other sizes would have to go: a block of their pages. These need no clearing, which costs more
+// than a kernel's work. NULL where there are none.
+static block *recut_block(size_t bytes, int class) {
+    if (!is_mapped(bytes) || heap.cached <= cache_limit(bytes))
+        return NULL;
+    block *old = larger_block(class);
+    return old ? cut_block(old, mapping(bytes)) : join_blocks(mapping(bytes));
+}
+
 static block *fresh_block(size_t bytes, int class) {
+    const size_t held = heap.live + script_bytes() + bytes;
+    if (heap.budget && held > heap.budget)
+        return NULL;
+    block *b = recut_block(bytes, class);
     if (heap.cached > cache_limit(bytes))
         trim_to(cache_limit(bytes));
-    const size_t held = heap.live + script_bytes() + bytes;
-    if (heap.budget && held + heap.cached > heap.budget) {
-        trim_to(0);
-        if (held > heap.budget)
+    if (heap.budget && held + heap.cached > heap.budget)
+        trim_to(heap.budget - held);
+    if (!b) {
+        b = system_alloc(ALIGN + bytes + PADDING, is_mapped(bytes));
+        if (!b)
             return NULL;
+        b->joined = false;
     }
-    block *b = system_alloc(ALIGN + bytes + PADDING, is_mapped(bytes));
-    if (!b)
-        return NULL;
     b->bytes = bytes;
     b->class = class;
     return b;

@@ -4,7 +4,9 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 #include <cmocka.h>
 
 #include "core/alloc.h"
@@ -103,6 +105,51 @@ static void test_freed_blocks_serve_again(void **state) {
     assert_ptr_equal(first, second);
     assert_true(after.cached < before.cached);
     hd_free(second);
+}
+
+// Bytes of memory that the process has, from /proc; 0 where it cannot be told.
+static size_t resident_bytes(void) {
+    size_t pages = 0;
+    FILE *file = fopen("/proc/self/statm", "r");
+    if (file && fscanf(file, "%*s %zu", &pages) != 1)
+        pages = 0;
+    if (file)
+        fclose(file);
+    return pages * (size_t)sysconf(_SC_PAGESIZE);
+}
+
+// Blocks of changing sizes, whose pages go from one to the other: what is held keeps its contents, and all in all no
+// more memory is taken than the peak of what was held (or what may be cached in any case).
+static void test_pages_go_from_block_to_block(void **state) {
+    enum { HELD = 24, ROUNDS = 4000, ALWAYS_CACHED = 160 << 20 };
+    struct {
+        unsigned char *block;
+        size_t bytes;
+    } held[HELD] = {{0}};
+    hd_memory_info info;
+    (void)state;
+    hd_alloc_trim();
+    const size_t before = resident_bytes();
+    for (int round = 0; round < ROUNDS; round++) {
+        uint32_t bits[4];
+        hd_philox(1, 0, (uint64_t)round, bits);
+        const int i = (int)(bits[0] % HELD);
+        for (size_t at = 0; held[i].block && at < held[i].bytes; at += 4096)
+            assert_int_equal(held[i].block[at], i);
+        hd_free(held[i].block);
+        held[i].bytes = bits[1] % 4 == 0 ? bits[2] % (1 << 20) + 1 : bits[2] % (20 << 20) + 1;
+        held[i].block = hd_alloc(held[i].bytes);
+        assert_non_null(held[i].block);
+        memset(held[i].block, i, held[i].bytes);
+    }
+    hd_memory(&info);
+    const size_t most = info.peak > ALWAYS_CACHED ? info.peak : ALWAYS_CACHED;
+    assert_true(info.live + info.cached <= most);
+    if (before && !HD_ASAN)
+        assert_true(resident_bytes() < before + most + most / 8);
+    for (int i = 0; i < HELD; i++)
+        hd_free(held[i].block);
+    hd_alloc_trim();
 }
 
 static void test_budget_refuses_and_counts_stay_right(void **state) {
@@ -352,6 +399,7 @@ int main(void) {
         cmocka_unit_test(test_blocks_are_aligned_and_readable_behind_their_end),
         cmocka_unit_test(test_memory_counts_what_callers_hold),
         cmocka_unit_test(test_freed_blocks_serve_again),
+        cmocka_unit_test(test_pages_go_from_block_to_block),
         cmocka_unit_test(test_budget_refuses_and_counts_stay_right),
         cmocka_unit_test(test_absurd_sizes_are_refused),
         cmocka_unit_test(test_new_tensors_are_dense_in_their_layout),

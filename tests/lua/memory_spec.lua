@@ -229,7 +229,7 @@ describe("memory", function()
   for _, heap in ipairs { "native", "lua" } do
     for _, how in ipairs { "all", "one" } do
       it(("that fails (%s heap, %s) is an error to catch, and nothing else"):format(heap, how), function()
-        local n = rounds.times(tries[heap][how], 25 * tries[heap][how])
+        local n = rounds.times(tries[heap][how], 10 * tries[heap][how])
         local text = shell(("cd '%s' && $H --threads 2 --view off tests/memory/run.lua '%s' %s %s %d %d"):format(
           os.getenv "PWD", folder, heap, how, n, seed))
         local sum = text:match "@sum: ([^\n]*)"
