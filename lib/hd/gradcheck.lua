@@ -35,7 +35,7 @@ function gradcheck.gradcheck(fn, inputs, opts)
   local eps, atol, rtol = o.eps, o.atol, o.rtol
   local weight
   local function weighted()
-    local y = fn(table.unpack(inputs))
+    local y = check.arg("gradcheck", "the result of fn", fn(table.unpack(inputs)), "tensor")
     weight = weight or core.randn(y:shape(), { dtype = y:dtype(), rng = core.rng(1, 77) })
     return (y * weight):sum()
   end

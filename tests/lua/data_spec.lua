@@ -332,6 +332,15 @@ describe("hd.data.folder", function()
     assert.is_nil(text:find "notes")
   end)
 
+  it("splits by a fraction that leaves something on both sides", function()
+    local set = assert(hd.data.shapes { n = 10, size = 8 })
+    for _, fraction in ipairs { 0 / 0, math.huge, -1, 0, 1, 1e300 } do
+      local ok, message = pcall(set.split, set, fraction)
+      assert.is_false(ok)
+      assert.matches("set:split: fraction is wrong: got", message)
+    end
+  end)
+
   it("trains on a thousand pictures of which one in a hundred is cut short, and says so once", function()
     local count = rounds.long and 10000 or 1000
     assert(os.execute("mkdir -p " .. path "many"))

@@ -84,7 +84,7 @@ function Set:split(fraction, seed)
   check.arg("set:split", "fraction", fraction, "number")
   local n = #self
   local first = math.floor(fraction * n + 0.5)
-  if first < 1 or first >= n then
+  if not (first >= 1 and first < n) then -- NaN too
     check.fail("set:split", "fraction is wrong: got %g of %d pictures, expected some for both parts", fraction, n)
   end
   local order = core.permutation(n, check.arg("set:split", "seed", seed or 0, "integer"))

@@ -65,7 +65,7 @@ local function context_of(levels, i, wanted)
 end
 
 local function read_levels(list)
-  if #list == 0 then check.fail("hierarchy.new", "there are no levels") end
+  if #list == 0 then check.fail("hierarchy.new", "there are no levels: got 0, expected at least 1") end
   local levels, seen, vocab = {}, {}, nil
   for i, entry in ipairs(list) do
     local level = check.options(("hierarchy.new: level %d"):format(i), entry, LEVEL_OPTIONS)

@@ -178,6 +178,7 @@ end
 function F.dropout(x, opts)
   local o = check.options("dropout", opts,
     { { "p", "number", 0.5 }, { "training", "boolean", true }, { "rng", "any" } })
+  check.arg("dropout", "x", x, "tensor")
   if o.p < 0 or o.p > 1 then check.fail("dropout", "p is wrong: got %g, expected 0 to 1", o.p) end
   if not o.training or o.p == 0 then return x end
   if o.p == 1 then return x * 0 end
@@ -188,7 +189,7 @@ end
 -- The factor of pixel_shuffle and its inverse.
 local function check_factor(where, r)
   r = check.arg(where, "r", r, "integer")
-  return r >= 1 and r or check.fail(where, "r is wrong: got %d, expected at least 1", r)
+  return r >= 1 and r <= 32768 and r or check.fail(where, "r is wrong: got %d, expected 1 to 32768", r)
 end
 
 --- Channels to places: [n, c r^2, h, w] -> [n, c, h r, w r].

@@ -23,8 +23,9 @@ local function even(where, x, d)
 end
 
 local function check_factor(where, factor)
-  if check.arg(where, "factor", factor, "integer") < 1 then
-    check.fail(where, "factor is wrong: got %d, expected at least 1", factor)
+  check.arg(where, "factor", factor, "integer")
+  if factor < 1 or factor > 32768 then
+    check.fail(where, "factor is wrong: got %d, expected 1 to 32768", factor)
   end
 end
 
