@@ -360,23 +360,25 @@ static hd_status deliver(node_input *in, hd_tensor *din) {
 // Arrays that hd_op_call points to, of as many entries as the widest node has inputs; one block.
 typedef struct {
     int64_t (*shapes)[HD_MAX_DIMS];
-    hd_tensor **in, **din;
+    hd_tensor **in, **din, **so_far;
     int *ndims;
     hd_dtype *dtypes;
-    bool *want;
+    bool *want, *added;
 } call_room;
 
 static hd_status room_new(size_t widest, call_room *room) {
-    char *block = hd_alloc(widest * (sizeof *room->shapes + 2 * sizeof *room->in + sizeof *room->ndims +
-                                     sizeof *room->dtypes + sizeof *room->want));
+    char *block = hd_alloc(widest * (sizeof *room->shapes + 3 * sizeof *room->in + sizeof *room->ndims +
+                                     sizeof *room->dtypes + 2 * sizeof *room->want));
     room->shapes = (void *)block;
     if (!block)
         return hd_fail(HD_ENOMEM, "backward: out of memory");
     room->in = (void *)(room->shapes + widest);
     room->din = room->in + widest;
-    room->ndims = (void *)(room->din + widest);
+    room->so_far = (void *)(room->din + widest);
+    room->ndims = (void *)(room->so_far + widest);
     room->dtypes = (void *)(room->ndims + widest);
     room->want = (void *)(room->dtypes + widest);
+    room->added = room->want + widest;
     return HD_OK;
 }
 
@@ -403,6 +405,8 @@ static hd_status sweep_node(hd_node *node, const call_room *room, const hd_recla
     for (int i = 0; i < node->nin; i++) {
         room->in[i] = node->in[i].saved;
         room->din[i] = NULL;
+        room->so_far[i] = node->in[i].node ? node->in[i].node->dout : NULL;
+        room->added[i] = false;
         room->want[i] = node->in[i].node || node->in[i].leaf;
         room->ndims[i] = node->in[i].ndim;
         room->dtypes[i] = node->in[i].dtype;
@@ -415,6 +419,8 @@ static hd_status sweep_node(hd_node *node, const call_room *room, const hd_recla
                        .out = node->saved_out,
                        .dout = node->dout,
                        .din = room->din,
+                       .so_far = room->so_far,
+                       .added = room->added,
                        .want = room->want,
                        .in_shape = (const int64_t(*)[HD_MAX_DIMS])room->shapes,
                        .in_ndim = room->ndims,
@@ -432,6 +438,8 @@ static hd_status sweep_node(hd_node *node, const call_room *room, const hd_recla
     for (int i = 0; i < node->nin; i++) {
         hd_tensor *din = room->din[i];
         if (status == HD_OK && room->want[i]) {
+            if (room->added[i])
+                drop(&node->in[i].node->dout);
             status = deliver(&node->in[i], din);
             if (may_retry(status, reclaim))
                 status = deliver(&node->in[i], din);

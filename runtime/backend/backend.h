@@ -86,6 +86,7 @@ typedef struct {
 typedef struct {
     hd_view x, w, b, mean, rstd, dy;
     hd_view dx, dw, db; // each may be absent
+    hd_view add;        // of dx's shape, added to it: a gradient from elsewhere; may be absent
     int64_t groups;
     hd_activation act;
     bool rms;

@@ -4,16 +4,33 @@
 // Source: Wu and He 2018 (group norm); Ba et al. 2016 (layer norm); Zhang and Sennrich 2019 (RMS norm).
 #include "ops/families.h"
 
-// x as [n, c, p], channels fastest; x is as from dense_input.
+// Distance of neighbouring positions of x [n, c, ...], -1: they are not equally far apart.
+static int64_t position_stride(const hd_tensor *x) {
+    int64_t stride = 1, row = -1; // of the last dimension with more than one position; what the one before must have
+    for (int d = x->ndim - 1; d >= 2; d--) {
+        if (x->shape[d] == 1)
+            continue;
+        if (row >= 0 && x->strides[d] != row)
+            return -1;
+        stride = row < 0 ? x->strides[d] : stride;
+        row = x->shape[d] * x->strides[d];
+    }
+    return stride;
+}
+
+// May the kernel read x as [n, c, p] with channels fastest?
+static bool is_ncp(const hd_tensor *x) { return x && x->strides[1] == 1 && position_stride(x) >= 0; }
+
+// x as [n, c, p]; NULL gives a view without data.
 static hd_view as_ncp(const hd_tensor *x) {
     hd_view v = hd_tensor_as_view(x);
-    const int64_t n = x->shape[0], c = x->shape[1];
-    int64_t p = 1;
-    for (int d = 2; d < x->ndim; d++)
-        p *= x->shape[d];
+    if (!x)
+        return v;
     v.ndim = 3;
-    v.shape[0] = n, v.shape[1] = c, v.shape[2] = p;
-    v.strides[0] = c * p, v.strides[1] = 1, v.strides[2] = c;
+    v.shape[2] = 1;
+    for (int d = 2; d < x->ndim; d++)
+        v.shape[2] *= x->shape[d];
+    v.strides[2] = position_stride(x);
     return v;
 }
 
@@ -22,10 +39,13 @@ static hd_status dense_input(hd_tensor *x, hd_tensor **out) {
     return x->ndim < 3 ? hd_do_contiguous(x, out) : hd_do_channels_last(x, out);
 }
 
-// A view [rows, d] of x over its last `tail` dimensions as [rows, d, 1], for layer and RMS norm. x is row-major.
+// A view [rows, d] of x over its last `tail` dimensions as [rows, d, 1], for layer and RMS norm. x is row-major; NULL
+// gives a view without data.
 static hd_view as_rows(const hd_tensor *x, int tail) {
     hd_view v = hd_tensor_as_view(x);
     int64_t d = 1;
+    if (!x)
+        return v;
     for (int i = x->ndim - tail; i < x->ndim; i++)
         d *= x->shape[i];
     v.ndim = 3;
@@ -72,8 +92,8 @@ static hd_status run_forward(hd_op_call *c, hd_view x, hd_view y, int64_t groups
     return status;
 }
 
-// din[1] and din[2] (weight and bias) are made here; x, dy, dx are views of one form.
-static hd_status run_backward(hd_op_call *c, hd_view x, hd_view dy, hd_view dx, int64_t groups, bool rms) {
+// din[1] and din[2] (weight and bias) are made here; x, dy, dx and add are views of one form.
+static hd_status run_backward(hd_op_call *c, hd_view x, hd_view dy, hd_view dx, hd_view add, int64_t groups, bool rms) {
     hd_status status = HD_OK;
     hd_tensor *w = NULL, *b = NULL;
     for (int i = 1; i < 3 && i < c->nin; i++)
@@ -93,6 +113,7 @@ static hd_status run_backward(hd_op_call *c, hd_view x, hd_view dy, hd_view dx, 
                                                          .dx = dx,
                                                          .dw = flat(c->din[1]),
                                                          .db = flat(c->nin > 2 ? c->din[2] : NULL),
+                                                         .add = add,
                                                          .groups = groups,
                                                          .act = (hd_activation)c->args->activation,
                                                          .rms = rms});
@@ -140,9 +161,11 @@ hd_status hd_group_norm_backward(hd_op_call *c) {
         status = dense_input(c->dout, &dy);
     if (status == HD_OK && c->want[0])
         status = hd_tensor_new(x->dtype, x->ndim, x->shape, HD_CHANNELS_LAST, &c->din[0]);
+    const bool add = c->din[0] && is_ncp(c->so_far[0]);
     if (status == HD_OK)
-        status = run_backward(c, as_ncp(x), as_ncp(dy), c->din[0] ? as_ncp(c->din[0]) : (hd_view){0}, c->args->groups,
-                              false);
+        status = run_backward(c, as_ncp(x), as_ncp(dy), as_ncp(c->din[0]), as_ncp(add ? c->so_far[0] : NULL),
+                              c->args->groups, false);
+    c->added[0] = add && status == HD_OK;
     hd_tensor_release(x);
     hd_tensor_release(dy);
     return status;
@@ -178,9 +201,11 @@ hd_status hd_layer_norm_backward(hd_op_call *c) {
         status = hd_do_contiguous(c->dout, &dy);
     if (status == HD_OK && c->want[0])
         status = hd_tensor_new(x->dtype, x->ndim, x->shape, HD_ROW_MAJOR, &c->din[0]);
+    const bool add = c->din[0] && c->so_far[0] && hd_tensor_is_contiguous(c->so_far[0]);
     if (status == HD_OK)
-        status = run_backward(c, as_rows(x, tail), as_rows(dy, tail),
-                              c->din[0] ? as_rows(c->din[0], tail) : (hd_view){0}, 1, c->aux);
+        status = run_backward(c, as_rows(x, tail), as_rows(dy, tail), as_rows(c->din[0], tail),
+                              as_rows(add ? c->so_far[0] : NULL, tail), 1, c->aux);
+    c->added[0] = add && status == HD_OK;
     hd_tensor_release(x);
     hd_tensor_release(dy);
     return status;

@@ -41,7 +41,8 @@ hd_op_args hd_op_args_default(void);
 
 // One call of an op. forward reads in and args, sets *out (and may set saved[]: extra results that only backward
 // reads). backward reads in (those of op->saves), out (if op->saves has HD_SAVE_OUT), saved, dout, and sets din[i]
-// wherever want[i]. A din may be `dout` retained. Absent optional inputs are NULL.
+// wherever want[i]. A din may be `dout` retained. Absent optional inputs are NULL. so_far[i] is what input i has got
+// from elsewhere, NULL if nothing; a rule that adds it into din[i] sets added[i].
 typedef struct hd_op_call {
     const char *name; // the op's, for messages
     int nin;
@@ -51,6 +52,8 @@ typedef struct hd_op_call {
     hd_tensor *saved[HD_MAX_SAVED];
     hd_tensor *dout;
     hd_tensor **din;
+    hd_tensor **so_far;
+    bool *added;
     const bool *want; // forward: which inputs need a gradient (so that results for backward alone can be left out)
     const int64_t (*in_shape)[HD_MAX_DIMS]; // backward: shapes and ranks of all inputs, saved or not
     const int *in_ndim;

@@ -232,6 +232,8 @@ static void check_norm(const norm_case *c, hd_dtype type, layout how, int form) 
     // a run of one number has no gradient but rounding, times rstd = 1 / sqrt(eps)
     const limits gradient = {2e-6, 1e-13, data.extent[1] * data.extent[2] > c->groups ? 0 : 1 / sqrt(a.eps)};
     CHECK(norm_back, b, gradient, b.dx, b.dw, b.db);
+    b.add = make(type, how, ANY, data);
+    CHECK(norm_back, b, gradient, b.dx, b.dw, b.db);
     b.dx.data = NULL;
     if (affine)
         CHECK(norm_back, b, gradient, b.dx, b.dw, b.db);

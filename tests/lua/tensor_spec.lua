@@ -225,6 +225,39 @@ describe("gradients", function()
     assert.matches("in%-place change of a leaf", message(function() a:add_(1) end))
   end)
 
+  -- A norm's rule adds what its input has got from elsewhere, in whatever memory order that lies.
+  it("add up at the input of a norm", function()
+    local others = {
+      function(v) return v end, function(v) return v:transpose(1, 2):contiguous():transpose(1, 2) end,
+      function(v) return hd.cat({ v, v * 2 }, 2):narrow(2, 2, v:size(2)) end,
+      function(v) return v:sum(1, true):expand(v:shape()) end,
+      function(v) return v:mean() end, function(v) return v * v end,
+    }
+    for _, shape in ipairs { { 2, 4, 3, 3 }, { 3, 4, 5 }, { 3, 12 }, { 2, 4, 1, 3 } } do
+      local norms = {
+        function(v) return F.group_norm(v, 2, nil, nil, { activation = "silu" }) end,
+        function(v) return F.layer_norm(v, { shape[#shape] }) end, function(v) return F.group_norm(v * 3, 1) end,
+      }
+      for i, other in ipairs(others) do
+        for k, norm in ipairs(norms) do
+          local at = hd.randn(shape, { dtype = "f64" }):requires_grad_()
+          local function f(v)
+            v = v * 1.5
+            local y = norm(v)
+            return y * y + other(v)
+          end
+          local ok, text = hd.gradcheck(f, { at })
+          assert(ok, ("other %d, norm %d, %dD: %s"):format(i, k, #shape, text))
+          local a, b = at:detach():requires_grad_(), at:detach():to "f32":requires_grad_()
+          f(a):sum():backward()
+          f(b):sum():backward()
+          local far = (a:grad():to "f32" - b:grad()):abs():max():item() / a:grad():abs():max():item()
+          assert(far < 1e-5, ("other %d, norm %d, %dD: %g"):format(i, k, #shape, far))
+        end
+      end
+    end
+  end)
+
   it("agree with differences, which hd.gradcheck takes in f64 alone", function()
     local a = hd.randn(2, 3, { dtype = "f64", requires_grad = true })
     assert.is_true(hd.gradcheck(function(v) return v[{ {}, 2 }] * v:std(2) end, { a }))

@@ -137,9 +137,9 @@ static hd_status norm_channels(const hd_norm_args *a) {
 // Channels: backward ------------------------------------------------------------------------------------------------
 
 typedef struct {
-    const float *x, *dy;
-    float *dx; // NULL: not wanted
-    int64_t xs, dys, dxs, c, positions;
+    const float *x, *dy, *add; // add: NULL if there is none
+    float *dx;                 // NULL: not wanted
+    int64_t xs, dys, adds, dxs, c, positions;
     hd_activation act;
 } planes; // one task's part of an image: c channels at each position
 
@@ -173,7 +173,7 @@ static void channel_back_sums(const planes *task, const float *scale, const floa
     }
 }
 
-// dx = dz k0[c] + x k1[c] + k2[c], dz taken from dx or, without activation, from dy.
+// dx = dz k0[c] + x k1[c] + k2[c] (+ add), dz taken from dx or, without activation, from dy.
 static void apply_back(const planes *task, const float *k0, const float *k1, const float *k2) {
     const planes here = *task, *t = &here; // a copy of our own: stores cannot change it
     const bool kept = t->act == HD_ACT_SILU;
@@ -183,7 +183,7 @@ static void apply_back(const planes *task, const float *k0, const float *k1, con
         VF_LOOP(i, count, t->c) {
             const vf g = vf_load_n(dz + p * dzs + i, count), x = vf_load_n(t->x + p * t->xs + i, count);
             const vf v = g * vf_load_n(k0 + i, count) + (x * vf_load_n(k1 + i, count) + vf_load_n(k2 + i, count));
-            vf_store_n(t->dx + p * t->dxs + i, v, count);
+            vf_store_n(t->dx + p * t->dxs + i, t->add ? v + vf_load_n(t->add + p * t->adds + i, count) : v, count);
         }
     }
 }
@@ -192,9 +192,11 @@ static void norm_back_channels_task(const hd_norm_back_args *a, int64_t n, int64
     const int64_t width = a->x.shape[1] / a->groups, positions = a->x.shape[2];
     const planes t = {.x = image(&a->x, n) + c0,
                       .dy = image(&a->dy, n) + c0,
+                      .add = a->add.data ? image(&a->add, n) + c0 : NULL,
                       .dx = a->dx.data ? image(&a->dx, n) + c0 : NULL,
                       .xs = a->x.strides[2],
                       .dys = a->dy.strides[2],
+                      .adds = a->add.strides[2],
                       .dxs = a->dx.strides[2],
                       .c = c,
                       .positions = positions,
@@ -331,6 +333,7 @@ static void norm_back_row(const hd_norm_back_args *a, int64_t n, float *db, floa
     for (int64_t g = 0; g < a->groups; g++) {
         const int64_t c0 = g * width;
         const float *x = image(&a->x, n) + c0, *dy = image(&a->dy, n) + c0;
+        const float *add = a->add.data ? image(&a->add, n) + c0 : NULL;
         float *dx = a->dx.data ? image(&a->dx, n) + c0 : NULL;
         const float *w = a->w.data ? (const float *)a->w.data + c0 : NULL;
         const float *b = a->b.data ? (const float *)a->b.data + c0 : NULL;
@@ -358,7 +361,8 @@ static void norm_back_row(const hd_norm_back_args *a, int64_t n, float *db, floa
             const vf xhat = (vf_load_n(x + i, count) - mean) * rstd;
             const vf dz = vf_load_n((silu_too ? dx : dy) + i, count);
             const vf wi = w ? vf_load_n(w + i, count) : vf_set(1);
-            vf_store_n(dx + i, (dz * wi - m1 - xhat * m2) * rstd, count);
+            const vf v = (dz * wi - m1 - xhat * m2) * rstd;
+            vf_store_n(dx + i, add ? v + vf_load_n(add + i, count) : v, count);
         }
     }
 }
@@ -453,8 +457,11 @@ static double silu_slope_any(double z) {
                         dz *= silu_slope_any(xhat * w + b);                                                            \
                     db += dz;                                                                                          \
                     dw += dz * xhat;                                                                                   \
-                    if (pass == 1)                                                                                     \
-                        AT3(type, a->dx, n, c, p) = (type)(rstd * (dz * w - (a->rms ? 0 : sum / m) - xhat * dot / m)); \
+                    if (pass == 1) {                                                                                   \
+                        const double v = rstd * (dz * w - (a->rms ? 0 : sum / m) - xhat * dot / m);                    \
+                        AT3(type, a->dx, n, c, p) =                                                                    \
+                            (type)(v + (a->add.data ? (double)AT3(type, a->add, n, c, p) : 0));                        \
+                    }                                                                                                  \
                 }                                                                                                      \
                 if (pass == 0) {                                                                                       \
                     sum += w * db;                                                                                     \
@@ -535,7 +542,7 @@ hd_status cpu_norm(const hd_norm_args *a) {
 
 hd_status cpu_norm_back(const hd_norm_back_args *a) {
     if (!vectors_pay(&a->x, a->groups) || !channels_fastest(&a->x) || !channels_fastest(&a->dy) ||
-        !channels_fastest(&a->dx))
+        !channels_fastest(&a->dx) || !channels_fastest(&a->add))
         return norm_back_any(a);
     return a->x.shape[2] == 1 && dense_vector(&a->w) && dense_vector(&a->b) ? norm_back_rows(a) : norm_back_channels(a);
 }

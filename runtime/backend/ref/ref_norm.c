@@ -56,7 +56,7 @@ hd_status ref_norm_back(const hd_norm_back_args *a) {
     double *x = ref_in(&s, &a->x), *d = ref_in(&s, &a->dy), *dw = ref_doubles(&s, channels);
     double *db = ref_doubles(&s, channels);
     const double *mean = ref_in(&s, &a->mean), *rstd = ref_in(&s, &a->rstd);
-    const double *w = ref_in(&s, &a->w), *b = ref_in(&s, &a->b);
+    const double *w = ref_in(&s, &a->w), *b = ref_in(&s, &a->b), *add = ref_in(&s, &a->add);
     if (s.failed)
         return ref_end(&s);
     for (int64_t i = 0; i < size; i++) {
@@ -71,6 +71,8 @@ hd_status ref_norm_back(const hd_norm_back_args *a) {
     }
     for (int64_t g = 0; g < runs; g++)
         unnormalise(d + g * count, x + g * count, count, rstd[g], a->rms);
+    for (int64_t i = 0; add && i < size; i++)
+        d[i] += add[i];
     ref_out(&a->dx, d);
     ref_out(&a->dw, dw);
     ref_out(&a->db, db);
