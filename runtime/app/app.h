@@ -25,7 +25,7 @@ typedef struct {
     int script;          // place of the script (or tool) in argv; 0: none
     bool script_is_tool; // -m
     // ours; 0 and NULL mean that nothing was asked for
-    bool help, version, strict, anomaly, has_seed;
+    bool help, version, strict, anomaly, profile, has_seed;
     int threads;
     size_t memory; // bytes, or HD_MEMORY_OFF
     int64_t seed;

@@ -4,6 +4,7 @@
 #include "app/app.h"
 
 #include "autograd/anomaly.h"
+#include "backend/backend.h"
 #include "backend/cpu/blas.h"
 #include "bind/bind.h"
 #include "core/alloc.h"
@@ -47,6 +48,7 @@ void hd_library_start(const hd_options *options) {
                         : options->memory                ? options->memory
                                                          : hd_memory_available() / 10 * 9);
     hd_set_anomaly(options->anomaly);
+    hd_backend_count(options->profile);
 }
 
 static void set_text(lua_State *L, const char *key, const char *value) {

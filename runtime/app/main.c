@@ -8,6 +8,7 @@
 #include "backend/backend.h"
 #include "backend/cpu/blas.h"
 #include "core/alloc.h"
+#include "core/profile.h"
 #include "core/threads.h"
 #include "preview/preview.h"
 #include <lauxlib.h>
@@ -275,6 +276,15 @@ static void check_leaks(void) {
     _exit(EXIT_FAILURE);
 }
 
+// At exit, with --profile: after a script, an error, an interrupt or os.exit.
+static void print_profile(void) {
+    int count;
+    hd_profile_stop();
+    const hd_profile_row *rows = hd_profile_rows(&count);
+    fflush(stdout);
+    hd_profile_write(stderr, rows, count);
+}
+
 static int run(hd_app *app) {
     if (!hd_options_parse(&app->options, app->argc, app->argv))
         return EXIT_USAGE;
@@ -286,6 +296,10 @@ static int run(hd_app *app) {
             print_versions(&app->options);
         return 0;
     }
+    if (app->options.profile) {
+        atexit(print_profile);
+        hd_profile_start();
+    }
     lua_State *L = luaL_newstate();
     if (!L) {
         fprintf(stderr, "%s: cannot create state: not enough memory\n", app->options.program);
@@ -295,6 +309,7 @@ static int run(hd_app *app) {
     lua_pushcfunction(L, l_main);
     lua_pushlightuserdata(L, app);
     finish(L, app, lua_pcall(L, 1, 0, 0));
+    hd_profile_stop();
     lua_close(L);
     return app->code;
 }

@@ -32,6 +32,7 @@ static const char HELP[] =
     "  --view MODE       where pictures are shown: auto, window, png, term or off\n"
     "  --strict          an undeclared global is an error\n"
     "  --anomaly         the first operation that gives NaN or infinity is an error that names it (slow)\n"
+    "  --profile         at the end print to stderr where the time went: by operation, by layer, outside of them\n"
     "  -m TOOL [args]    run a tool of the library, as in `hdlua -m bench`\n"
     "  --doc NAME        print the documentation of NAME, as in `hdlua --doc F.conv2d`\n"
     "  --version         print the versions of hdlua and of what it stands on\n"
@@ -140,6 +141,12 @@ static const char *set_anomaly(hd_options *o, const char *value) {
     return NULL;
 }
 
+static const char *set_profile(hd_options *o, const char *value) {
+    (void)value;
+    o->profile = true;
+    return NULL;
+}
+
 static const struct {
     const char *name;
     bool takes_value;
@@ -147,7 +154,8 @@ static const struct {
 } LONG[] = {
     {"threads", true, set_threads},  {"memory", true, set_memory},    {"seed", true, set_seed},
     {"view", true, set_view},        {"doc", true, set_doc},          {"strict", false, set_strict},
-    {"anomaly", false, set_anomaly}, {"version", false, set_version}, {"help", false, set_help},
+    {"anomaly", false, set_anomaly}, {"profile", false, set_profile}, {"version", false, set_version},
+    {"help", false, set_help},
 };
 enum { NLONG = sizeof LONG / sizeof LONG[0] };
 

@@ -5,6 +5,7 @@
 #include "autograd/tape.h"
 #include "autograd/anomaly.h"
 #include "core/alloc.h"
+#include "core/profile.h"
 #include "ops/compose.h"
 #include <stdlib.h>
 #include <string.h>
@@ -26,6 +27,7 @@ typedef struct hd_node {
     uint64_t number;
     uint64_t visit; // the sweep that last reached this node
     bool spent;     // swept before: what it saved is gone
+    int layer;      // that recorded it, for the profile
     char *place;    // where the user's program called the op, in anomaly mode
     hd_tensor *dout;
     hd_tensor *saved_out;
@@ -100,6 +102,7 @@ static hd_node *node_new(const hd_op *op, int nin, const hd_op_args *args) {
     node->op = op;
     node->args = *args;
     node->nin = nin;
+    node->layer = hd_profile_current_layer();
     if (hd_anomaly_on)
         node->place = hd_anomaly_copy_place();
     return node;
@@ -165,7 +168,10 @@ static hd_status run(const hd_op *op, hd_op_call *call, hd_node *node) {
         HD_CHECK(hd_anomaly_is_finite(call->in[0], &was_finite));
     if (node && call->inplace) // before the op: once it has changed its operand, nothing may fail
         HD_CHECK(save_for_backward(node, call, HD_SAVE_ALL | HD_SAVE_OUT, call->in[0]));
-    HD_CHECK(op->forward(call));
+    const int before = hd_profile_enter(op->name, HD_FORWARD, hd_profile_current_layer());
+    const hd_status status = op->forward(call);
+    hd_profile_leave(before);
+    HD_CHECK(status);
     if (call->inplace) {
         call->out->storage->version++;
     } else {
@@ -431,10 +437,13 @@ static hd_status sweep_node(hd_node *node, const call_room *room, const hd_recla
     bool was_finite = true;
     if (hd_anomaly_on)
         HD_CHECK(hd_anomaly_is_finite(node->dout, &was_finite));
+    int before = hd_profile_enter(node->op->name, HD_BACKWARD, node->layer);
     hd_status status = run_rule(node, &call, reclaim);
+    hd_profile_leave(before);
     if (hd_anomaly_on && status == HD_OK)
         status = hd_anomaly_check_backward(node->op, &call, was_finite, node->place);
     drop_saved(node); // before gradients are added up, so that dout handed on has one owner
+    before = hd_profile_enter("adding gradients", HD_BACKWARD, node->layer);
     for (int i = 0; i < node->nin; i++) {
         hd_tensor *din = room->din[i];
         if (status == HD_OK && room->want[i]) {
@@ -447,6 +456,7 @@ static hd_status sweep_node(hd_node *node, const call_room *room, const hd_recla
         }
         hd_tensor_release(din);
     }
+    hd_profile_leave(before);
     if (status == HD_ENOMEM)
         hd_fail(HD_ENOMEM, "backward of %s: out of memory", node->op->name);
     return status;
@@ -532,6 +542,7 @@ hd_status hd_tape_backward(hd_tensor *root, hd_tensor *dy, const hd_reclaim *rec
         return hd_fail(HD_EARG, "backward: called while another backward runs\n  hint: not from a finalizer");
     HD_CHECK(check_root(root, dy));
     sweeping = true;
+    const int before = hd_profile_enter("graph of backward", HD_OUTSIDE, 0);
     hd_status status = prepare(root, dy, &p);
     if (may_retry(status, reclaim)) {
         preparation_free(&p);
@@ -540,6 +551,7 @@ hd_status hd_tape_backward(hd_tensor *root, hd_tensor *dy, const hd_reclaim *rec
     if (status == HD_OK)
         status = backward(root, &p, reclaim);
     preparation_free(&p);
+    hd_profile_leave(before);
     sweeping = false;
     return status;
 }

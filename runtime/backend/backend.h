@@ -176,5 +176,6 @@ extern const hd_backend hd_backend_ref;
 
 const hd_backend *hd_be(void);                 // the one in use
 hd_status hd_backend_select(const char *name); // "cpu" or "ref"
+void hd_backend_count(bool on);                // work goes into the profile (backend/counted.c), or no longer
 
 #endif

@@ -1,5 +1,6 @@
 // backend/registry.c: which back ends exist, and which one is in use.
 #include "backend/backend.h"
+#include "backend/counted.h"
 #include "backend/cpu/isa.h"
 #include <stdlib.h>
 #include <string.h>
@@ -9,7 +10,8 @@ extern const hd_backend hd_backend_cpu_base;
 extern const hd_backend hd_backend_cpu_avx2, hd_backend_cpu_avx512;
 #endif
 
-static const hd_backend *current;
+static const hd_backend *chosen, *current; // current: the chosen one, or what counts its work
+static bool counting;
 
 // The best build that this processor runs; HDLUA_ISA=avx512|avx2|base asks for a lower one.
 static const hd_backend *cpu_backend(void) {
@@ -29,20 +31,30 @@ static const hd_backend *cpu_backend(void) {
     return &hd_backend_cpu_base;
 }
 
+static void choose(const hd_backend *backend) {
+    chosen = backend;
+    current = counting ? hd_backend_counted(chosen) : chosen;
+}
+
 const hd_backend *hd_be(void) {
     if (!current)
-        current = cpu_backend();
+        choose(cpu_backend());
     return current;
 }
 
 hd_status hd_backend_select(const char *name) {
     if (strcmp(name, "cpu") == 0)
-        current = cpu_backend();
+        choose(cpu_backend());
     else if (strcmp(name, "ref") == 0)
-        current = &hd_backend_ref;
+        choose(&hd_backend_ref);
     else
         return hd_fail(HD_EARG, "backend: unknown back end: got '%s', expected 'cpu' or 'ref'", name);
     return HD_OK;
+}
+
+void hd_backend_count(bool on) {
+    counting = on;
+    choose(chosen ? chosen : cpu_backend());
 }
 
 int hd_unary_needs(hd_unary op) {

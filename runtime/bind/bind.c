@@ -3,6 +3,7 @@
 #include "bind/bind.h"
 #include "core/alloc.h"
 #include "core/holders.h"
+#include "core/profile.h"
 #include <limits.h>
 #include <math.h>
 #include <stdio.h>
@@ -236,7 +237,9 @@ static size_t live_after_collection;
 
 static void collect(lua_State *L) {
     hd_memory_info info;
+    const int before = hd_profile_enter("garbage collection", HD_OUTSIDE, 0);
     lua_gc(L, LUA_GCCOLLECT);
+    hd_profile_leave(before);
     hd_memory(&info);
     live_after_collection = info.live;
 }
@@ -336,15 +339,25 @@ static void push_layer_path(lua_State *L) {
     lua_settop(L, top + 1);
 }
 
+// The text on top of the stack without the ": " behind it.
+static void cut_colon(lua_State *L) {
+    size_t length;
+    const char *text = lua_tolstring(L, -1, &length);
+    lua_pushlstring(L, text, length > 2 ? length - 2 : 0);
+    lua_remove(L, -2);
+}
+
 void hd_push_place(lua_State *L) {
     luaL_checkstack(L, 20, NULL);
     push_where(L);
     push_layer_path(L);
     lua_concat(L, 2);
-    size_t length;
-    const char *text = lua_tolstring(L, -1, &length);
-    lua_pushlstring(L, text, length > 2 ? length - 2 : 0); // without the last ": "
-    lua_remove(L, -2);
+    cut_colon(L);
+}
+
+void hd_push_layer(lua_State *L) {
+    push_layer_path(L);
+    cut_colon(L);
 }
 
 int hd_raise_text(lua_State *L, const char *text) {
@@ -424,6 +437,7 @@ int luaopen_hd_core(lua_State *L) {
     hd_bind_random(L);
     hd_bind_create(L);
     hd_bind_optim(L);
+    hd_bind_profile(L);
     hd_bind_sys(L);
     hd_bind_interrupt(L);
     hd_bind_io(L);

@@ -54,6 +54,7 @@ int hd_return_failure(lua_State *L); // nil, hd_message()
 
 // Push "train.lua:12: unet.conv1", the place that errors name. [-0, +1, raises]
 void hd_push_place(lua_State *L);
+void hd_push_layer(lua_State *L); // "unet.conv1", the path of the layer that runs; "": none. [-0, +1, raises]
 int hd_raise_text(lua_State *L, const char *text);
 int hd_edit_distance(const char *a, const char *b); // Levenshtein's; words above 63 letters are far away
 
@@ -67,6 +68,7 @@ void hd_collect_before_sweep(lua_State *L);   // as hd_collect_if_due, sooner
 void hd_box_release(lua_State *L, int index); // let a box's tensor go
 int hd_box_collect(lua_State *L);             // its __gc
 void hd_scope_add(lua_State *L);              // the box on top belongs to the open scope, if any
+void hd_note_layer(lua_State *L);             // of the profile: what the operations to come are charged to
 
 // Each file of bind/ adds its functions to the table hd.core on top of the stack. [-0, +0, raises]
 void hd_bind_boxes(lua_State *L);
@@ -78,6 +80,7 @@ void hd_bind_autograd(lua_State *L);
 void hd_bind_optim(lua_State *L);
 void hd_bind_random(lua_State *L);
 void hd_bind_sys(lua_State *L);
+void hd_bind_profile(lua_State *L);
 void hd_bind_io(lua_State *L);
 void hd_bind_json(lua_State *L);
 void hd_bind_data(lua_State *L);

@@ -3,6 +3,7 @@
 #include "bind/bind.h"
 #include "bind/resource.h"
 #include "core/alloc.h"
+#include "core/profile.h"
 #include "io/cifar.h"
 #include "io/font.h"
 #include "io/idx.h"
@@ -277,7 +278,10 @@ static int l_loader_next(lua_State *L) {
     int64_t *labels = NULL;
     if (b->labels)
         labels = data_of(push_new(L, HD_I64, 1, &b->batch, HD_ROW_MAJOR));
-    if (hd_loader_next(b->loader, data_of(x), labels) != HD_OK)
+    const int before = hd_profile_enter("waiting for data", HD_OUTSIDE, 0);
+    const hd_status status = hd_loader_next(b->loader, data_of(x), labels);
+    hd_profile_leave(before);
+    if (status != HD_OK)
         return hd_raise(L);
     return labels ? 2 : 1;
 }

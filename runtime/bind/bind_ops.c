@@ -3,6 +3,7 @@
 #include "bind/bind.h"
 #include "autograd/anomaly.h"
 #include "autograd/tape.h"
+#include "core/profile.h"
 #include <math.h>
 #include <stddef.h>
 #include <stdlib.h>
@@ -298,6 +299,8 @@ static bool is_options(lua_State *L, int arg) {
 // With the user's line at hand in anomaly mode.
 static hd_status apply(lua_State *L, const hd_op *op, int nin, hd_tensor **in, const hd_op_args *args, bool inplace,
                        hd_tensor **out) {
+    if (hd_profile_on)
+        hd_note_layer(L);
     if (!hd_anomaly_on)
         return HD_RETRY(L, hd_ad_apply(op, nin, in, args, inplace, out));
     hd_push_place(L); // stays on the stack while the op runs

@@ -2,6 +2,7 @@
 // Layer: bind. Operations are methods too, from bind_ops.c; methods in Lua are added by lib/hd/tensor.lua.
 #include "bind/bind.h"
 #include "autograd/tape.h"
+#include "core/profile.h"
 #include "ops/compose.h"
 #include <math.h>
 #include <stdio.h>
@@ -326,6 +327,8 @@ static int l_newindex(lua_State *L) {
     if (part[1] && hd_grad_enabled() && hd_tensor_needs_grad(part[1]))
         return hd_raisef(L, "index: a value with a gradient cannot be written into a part of a tensor\n"
                             "  hint: join the parts with hd.cat or hd.where, or x:detach() the value");
+    if (hd_profile_on)
+        hd_note_layer(L);
     if (HD_RETRY(L, hd_ad_apply(hd_op_find("copy_"), 2, part, &args, true, &out)) != HD_OK)
         return hd_raise(L);
     hd_tensor_release(out);
