@@ -22,7 +22,7 @@ GOALS   := $(or $(MAKECMDGOALS),all)
 # The set-up comes before everything that looks for compilers and libraries.
 ifeq ($(SETUP),yes)
 ifneq (,$(filter-out help clean uninstall,$(GOALS)))
-ifneq (ok,$(shell sh scripts/setup.sh $(if $(filter test% crash coverage lint% format fuzz,$(GOALS)),test) >&2 && echo ok))
+ifneq (ok,$(shell sh scripts/setup.sh $(if $(filter test% crash coverage lint% format fuzz,$(GOALS)),test) $(if $(filter test-neon,$(GOALS)),neon) >&2 && echo ok))
 $(error the set-up failed)
 endif
 endif
@@ -33,11 +33,12 @@ MAKEFLAGS += -j$(JOBS)
 endif
 
 # Debian keeps the OpenMP flavour of OpenBLAS in a folder of its own; elsewhere it is the default.
-PKG      := PKG_CONFIG_PATH=$(firstword $(wildcard /usr/lib/*/openblas-openmp/pkgconfig)):$$PKG_CONFIG_PATH pkg-config
+TARGET   := $(shell $(CC) -dumpmachine)
+OPENBLAS := $(wildcard $(PKG_CONFIG_SYSROOT_DIR)/usr/lib/$(firstword $(subst -, ,$(TARGET)))-*/openblas-openmp/pkgconfig)
+PKG      := PKG_CONFIG_PATH=$(firstword $(OPENBLAS)):$$PKG_CONFIG_PATH pkg-config
 LUA      := $(shell for p in lua5.4 lua54 lua-5.4 lua; do pkg-config --exists "$$p >= 5.4" && echo $$p && break; done)
 PACKAGES := $(LUA) openblas libcjson zlib libedit
 BLAS_DIR := $(shell $(PKG) --variable=libdir openblas)
-TARGET   := $(shell $(CC) -dumpmachine)
 
 # Sanitizers check more, and _FORTIFY_SOURCE would hide calls from them.
 HARDEN   := $(if $(findstring -fsanitize,$(EXTRA)),,-D_FORTIFY_SOURCE=2 -fstack-protector-strong)
@@ -53,8 +54,7 @@ PREVIEW := runtime/preview/preview_sdl.c runtime/preview/preview_draw.c
 # Without SDL2 everything but the preview window works.
 WINDOW  := $(if $(shell pkg-config --exists sdl2 && echo yes),$(BUILD)/preview_sdl.so,$(info SDL2 is missing: no preview window))
 SOURCES := $(filter-out $(KERNELS) $(PREVIEW) runtime/app/main.c,$(wildcard runtime/*/*.c runtime/backend/*/*.c))
-ISAS    := base $(if $(findstring x86_64,$(TARGET)),avx2 avx512)
-FLAGS_base   :=
+ISAS    := $(if $(findstring aarch64,$(TARGET)),neon,base) $(if $(findstring x86_64,$(TARGET)),avx2 avx512)
 FLAGS_avx2   := -mavx2 -mfma
 FLAGS_avx512 := -mavx512f -mavx512dq -mavx512bw -mavx512vl -mfma -mprefer-vector-width=512
 
@@ -164,6 +164,18 @@ test-valgrind: all $(TESTS) ## a subset of the tests under valgrind
 	@HDLUA_UNDER="valgrind -q --error-exitcode=99 --leak-check=full --errors-for-leak-kinds=definite" \
 	  OPENBLAS_CORETYPE=Haswell HDLUA_ISA=avx2 HDLUA_BRIEF=1 \
 	  taskset -c 0 sh tests/run.sh $(BUILD) $(or $(SPEC),test_core test_io test_io_data tensor optim)
+
+# The whole program built for arm64 with the libraries of Debian's packages, its kernels as NEON; under an emulator.
+SYSROOT := $(abspath $(BUILD)-neon/sysroot)
+.PHONY: test-neon
+test-neon: $(SYSROOT) ## the tests of the operations with the NEON build, under qemu
+	@export PKG_CONFIG_SYSROOT_DIR=$< PKG_CONFIG_LIBDIR=$</usr/lib/aarch64-linux-gnu/pkgconfig:$</usr/share/pkgconfig; \
+	  HDLUA_BRIEF=1 HDLUA_UNDER="qemu-aarch64 -cpu cortex-a72 -L $<" $(MAKE) SETUP=no CC=aarch64-linux-gnu-gcc \
+	    BUILD=$(BUILD)-neon EXTRA=--sysroot=$< SPEC="$(or $(SPEC),ops nn test_backend test_backend_layers)" test
+
+$(SYSROOT):
+	sh scripts/sysroot.sh $@.part
+	mv $@.part $@
 
 coverage: all ## lines of each folder that the tests run
 	@find . -path './$(BUILD)-coverage/*' -name '*.gcda' -delete

@@ -1,11 +1,13 @@
 #!/bin/sh
-# scripts/setup.sh [test]: installs the packages that are missing; `test` adds those of `make test` and `make lint`.
+# scripts/setup.sh [test] [neon]: installs the packages that are missing; `test` adds those of `make test` and `make
+# lint`, `neon` those of `make test-neon` (Debian only).
 # Silent and quick when all is there; never asks; needs root or a sudo that asks for no password. `make` calls it.
 
 apt_build='gcc libc6-dev make pkg-config liblua5.4-dev libopenblas-openmp-dev libsdl2-dev libstb-dev libsndfile1-dev
 libcjson-dev zlib1g-dev libedit-dev fonts-noto-color-emoji'
 apt_test='lua5.4 lua-busted lua-check lua-cjson lua-lpeg lua-filesystem lua-socket lua-penlight libcmocka-dev clang
 clang-format libclang-rt-dev libomp-dev procps valgrind xvfb xauth xdotool x11-apps'
+apt_neon='gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user'
 
 dnf_build='gcc make pkgconf-pkg-config lua-devel openblas-devel SDL2-devel stb-devel libsndfile-devel cjson-devel
 zlib-devel libedit-devel google-noto-color-emoji-fonts'
@@ -49,7 +51,7 @@ if [ $manager = none ]; then
 fi
 
 eval "wanted=\$${manager}_build"
-if [ "$1" = test ]; then eval "wanted=\"\$wanted \$${manager}_test\""; fi
+for more; do eval "wanted=\"\$wanted \$${manager}_$more\""; done
 missing=$(missing_$manager $wanted)
 if [ -z "$missing" ]; then exit 0; fi
 

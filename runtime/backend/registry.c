@@ -5,7 +5,11 @@
 #include <stdlib.h>
 #include <string.h>
 
-extern const hd_backend hd_backend_cpu_base;
+#define PASTE_(a, b) a##_##b
+#define PASTE(a, b) PASTE_(a, b)
+#define LEAST_BUILD PASTE(hd_backend_cpu, HD_ISA_LEAST)
+
+extern const hd_backend LEAST_BUILD;
 #if HD_HAVE_X86_BUILDS
 extern const hd_backend hd_backend_cpu_avx2, hd_backend_cpu_avx512;
 #endif
@@ -28,7 +32,7 @@ static const hd_backend *cpu_backend(void) {
     if (isa == HD_ISA_AVX2)
         return &hd_backend_cpu_avx2;
 #endif
-    return &hd_backend_cpu_base;
+    return &LEAST_BUILD;
 }
 
 static void choose(const hd_backend *backend) {

@@ -9,7 +9,7 @@
 #include "core/threads.h"
 
 #ifndef HD_ISA_SUFFIX
-#define HD_ISA_SUFFIX base
+#define HD_ISA_SUFFIX HD_ISA_LEAST
 #endif
 #define CPU_PASTE_(a, b) a##_##b
 #define CPU_PASTE(a, b) CPU_PASTE_(a, b)
@@ -26,6 +26,13 @@
 typedef float vf __attribute__((vector_size(VF_LANES * 4)));
 typedef float vf_mem __attribute__((vector_size(VF_LANES * 4), aligned(4), may_alias));
 typedef int32_t vi __attribute__((vector_size(VF_LANES * 4)));
+
+// Vector registers: a kernel's tile of sums fills three quarters of them.
+#if defined(__AVX512F__) || defined(__aarch64__)
+#define VF_REGISTERS 32
+#else
+#define VF_REGISTERS 16
+#endif
 
 // Before a loop of few, constant rounds: write them all out.
 #ifdef __clang__

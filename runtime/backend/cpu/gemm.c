@@ -1,9 +1,9 @@
 // backend/cpu/gemm.c: the register-tiled product kernel, packing, and matmul on top of them.
 // Layer: backend. Called by: the table (matmul), conv.c, attention.c. See gemm.h for the form of a product.
 //
-// A tile of C (6 rows x 4 vectors with AVX-512, 6 x 2 otherwise) stays in registers for the whole depth; per step the
-// kernel loads one row of a panel and broadcasts one element of each row of A. Plain GCC vector extensions: the
-// broadcast is a vector initialiser, the form that gcc and clang both turn into one instruction.
+// A tile of C (6 rows x 4 vectors with AVX-512 and NEON, 6 x 2 otherwise) stays in registers for the whole depth; per
+// step the kernel loads one row of a panel and broadcasts one element of each row of A. Plain GCC vector extensions:
+// the broadcast is a vector initialiser, the form that gcc and clang both turn into one instruction.
 // Threads: matmul is cut into blocks by shape; each block is one task and is computed in one order.
 #include "backend/cpu/gemm.h"
 
@@ -74,7 +74,7 @@ TILES_6(1)
 TILE(7, 1)
 TILE(8, 1)
 TILES_6(2)
-#if VF_LANES == 16
+#if VF_REGISTERS == 32
 TILES_6(3)
 TILES_6(4)
 #endif
@@ -83,7 +83,7 @@ TILES_6(4)
 static void (*const tiles[CPU_PANEL_VECTORS][TILE_ROWS_THIN])(const tile_args *) = {
     {NAMES_6(1), tile_7x1, tile_8x1},
     {NAMES_6(2)},
-#if VF_LANES == 16
+#if VF_REGISTERS == 32
     {NAMES_6(3)},
     {NAMES_6(4)},
 #endif

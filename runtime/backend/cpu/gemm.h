@@ -11,7 +11,7 @@
 
 #include "backend/cpu/cpu.h"
 
-#define CPU_PANEL_VECTORS (VF_LANES == 16 ? 4 : 2)
+#define CPU_PANEL_VECTORS (VF_REGISTERS / 8)
 #define CPU_PANEL (CPU_PANEL_VECTORS * VF_LANES) // columns of a full panel
 #define CPU_DEPTH 128                            // longest sum in one chain; longer ones lose accuracy
 

@@ -9,8 +9,10 @@
 #include "backend/cpu/cpu.h"
 #include <math.h>
 #include <string.h>
-#ifdef __AVX2__
+#if defined(__AVX2__)
 #include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
 #endif
 
 typedef uint32_t vu __attribute__((vector_size(VF_LANES * 4)));
@@ -80,6 +82,8 @@ static inline vf vf_sqrt(vf x) {
     return (vf)_mm512_sqrt_ps((__m512)x);
 #elif defined(__AVX2__)
     return (vf)_mm256_sqrt_ps((__m256)x);
+#elif defined(__aarch64__)
+    return (vf)vsqrtq_f32((float32x4_t)x);
 #else
     for (int l = 0; l < VF_LANES; l++)
         x[l] = sqrtf(x[l]);

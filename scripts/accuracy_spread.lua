@@ -1,0 +1,79 @@
+-- scripts/accuracy_spread.lua: does training with the fast convolutions end where training with the strict ones does?
+--
+--     build/hdlua scripts/accuracy_spread.lua --steps 500 --batch 8 --seeds 3
+--
+-- Trains the network of the workload unet32_tiny on drawn shapes, once for each seed with hd.accuracy "strict" and once
+-- with the default. A seed decides weights, batches and noise, so the two runs of one seed differ by rounding alone.
+-- Prints the mean loss of the last 50 steps of each run, and fails where the mean of the default runs is outside of the
+-- strict ones. Runs that are done are not done again; one that was cut off goes on from its checkpoint.
+
+local hd = require "hd"
+local args = hd.args { steps = 500, batch = 8, seeds = 3, last = 50, out = "runs/accuracy" }
+
+local MODES = { "strict", "default" }
+
+local function network()
+  return hd.nn.UNet {
+    block_out_channels = { 32, 64, 64 }, layers_per_block = 1, norm_num_groups = 8, num_attention_heads = 4,
+    down_block_types = { "DownBlock2D", "AttnDownBlock2D", "DownBlock2D" }, fuse_qkv = true, time_dim = 64,
+    time_embed_dim = 256,
+  }
+end
+
+-- The loss of predicting the noise at random times.
+local schedule = hd.schedule.linear { T = 1000 }
+local abar = schedule:alphas_cumprod()
+local alphas, sigmas = abar:sqrt():to "f32", (1 - abar):sqrt():to "f32"
+local function loss_of(net, x)
+  local n = x:size(1)
+  local t, noise = hd.randint(1, 1000, { n }), hd.randn_like(x)
+  local noisy = alphas:index_select(1, t):view(n, 1, 1, 1) * x + sigmas:index_select(1, t):view(n, 1, 1, 1) * noise
+  return hd.nn.functional.mse_loss(net(noisy, t - 1), noise)
+end
+
+local function train(mode, seed)
+  hd.accuracy(mode)
+  hd.seed(seed)
+  local net = network()
+  local opt = hd.optim.AdamW(net:parameters(), { lr = 2e-4 })
+  local run <close> = assert(hd.run.new { out = ("%s/%s_%d"):format(args.out, mode, seed), resume = true,
+    settings = { mode = mode, seed = seed, batch = args.batch }, state = { net = net, opt = opt } })
+  local batches = hd.data.shapes { size = 32, n = 4000 }:batches { size = args.batch, seed = seed }
+  for _, x in run:steps(batches, args.steps) do
+    local loss = loss_of(net, x)
+    opt:zero_grad()
+    loss:backward()
+    opt:step()
+    run:log { loss = loss }
+  end
+  return run.out .. "/log.jsonl"
+end
+
+-- The mean loss of the last steps in a log.
+local function final_loss(path)
+  local sum, count = 0, 0
+  for line in io.lines(path) do
+    local step, loss = line:match '"step":(%d+)', line:match '"loss":([%d.e+-]+)'
+    if loss and tonumber(step) > args.steps - args.last then sum, count = sum + tonumber(loss), count + 1 end
+  end
+  assert(count == math.min(args.last, args.steps), path .. ": steps are missing")
+  return sum / count
+end
+
+local final = { strict = {}, default = {} }
+for seed = 1, args.seeds do
+  for _, mode in ipairs(MODES) do final[mode][seed] = final_loss(train(mode, seed)) end
+end
+
+print(("mean loss of steps %d to %d"):format(args.steps - args.last + 1, args.steps))
+print "seed     strict    default   default / strict"
+local sum = 0
+for seed = 1, args.seeds do
+  local strict, default = final.strict[seed], final.default[seed]
+  sum = sum + default
+  print(("%4d   %8.5f   %8.5f   %.5f"):format(seed, strict, default, default / strict))
+end
+local mean, low, high = sum / args.seeds, math.min(table.unpack(final.strict)), math.max(table.unpack(final.strict))
+local inside = mean >= low and mean <= high
+print(("default: mean %.5f, strict: from %.5f to %.5f: %s"):format(mean, low, high, inside and "inside" or "OUTSIDE"))
+os.exit(inside and 0 or 1, true)
