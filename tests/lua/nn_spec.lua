@@ -236,6 +236,28 @@ describe("Module", function()
 end)
 
 describe("UNet", function()
+  it("enlarges signals as nearest neighbours and a convolution would", function()
+    for _, case in ipairs { { 5, 4 }, { 3, 2 }, { 7, 2 }, { 3, 1 }, { 5, 3 } } do
+      local kernel, factor = case[1], case[2]
+      local net = nn.UNet { dims = 1, in_channels = 1, out_channels = 1, block_out_channels = { 8, 16 },
+        layers_per_block = 1, norm_num_groups = 4, kernel_size = kernel, down = factor, down_kernel_size = factor }
+      local up = net.up_blocks[1].upsamplers[1]
+      local function run(layer)
+        core.seed(2)
+        local x = core.randn(2, 16, 6):requires_grad_()
+        net:zero_grad()
+        local y = layer(x)
+        y:backward(y:detach() + 1)
+        return { y, x:grad(), up.conv.weight:grad(), up.conv.bias:grad() }
+      end
+      local got = run(function(x) return up(x, { 6 * factor }) end)
+      local want = run(function(x) return up.conv(F.interpolate(x, { size = { 6 * factor } })) end)
+      for i = 1, 4 do
+        assert.is_true(distance(got[i], want[i]) < 1e-6, kernel .. " " .. factor)
+      end
+    end
+  end)
+
   it("is google/ddpm-cifar10-32 with the same options", function()
     local net = nn.UNet {
       block_out_channels = { 128, 256, 256, 256 }, layers_per_block = 2, num_attention_heads = 1, norm_eps = 1e-6,

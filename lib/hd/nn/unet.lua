@@ -58,7 +58,39 @@ function Upsample:init(channels, o)
   self.conv = conv_of(o)(channels, channels, o.kernel_size, { padding = o.kernel_size // 2 })
 end
 
+-- [factor * taps, kernel]: row (tap - 1) * factor + phase adds up the elements of the kernel that meet the same pixel
+-- of a signal whose pixels stand `factor` times each; phase: place within these. Also how many taps lie on either side.
+local function fold_matrix(kernel, factor, dtype)
+  local reach = (kernel // 2 + factor - 1) // factor
+  local rows = {}
+  for row = 1, (2 * reach + 1) * factor do
+    rows[row] = {}
+    for r = 1, kernel do
+      local tap = ((row - 1) % factor + r - 1 - kernel // 2) // factor + reach
+      rows[row][r] = tap == (row - 1) // factor and 1 or 0
+    end
+  end
+  return core.tensor(rows, { dtype = dtype }), reach
+end
+
+-- The same on a signal, for a whole factor, without the enlarged signal: at each place within a pixel the convolution
+-- reads few neighbours of the small signal, through sums of weights. The `factor` results of a pixel lie side by side
+-- in memory, channels fastest, and so are neighbours of the large signal.
+local function upsample_signal(self, x, factor)
+  local n, channels, length = table.unpack(x:shape())
+  local kernel = self.conv.kernel_size[1]
+  local fold, reach = fold_matrix(kernel, factor, x:dtype())
+  local taps = 2 * reach + 1
+  local weight = fold:matmul(self.conv.weight:permute(3, 2, 1):reshape(kernel, channels * channels))
+  weight = weight:view(taps, factor, channels, channels):transpose(2, 3):reshape(taps, channels, factor * channels)
+  local bias = self.conv.bias:expand(factor, channels):reshape(factor * channels)
+  local y = core.op.conv1d(x, weight:permute(3, 2, 1), bias, { padding = reach })
+  return y:transpose(2, 3):reshape(n, factor * length, channels):transpose(2, 3)
+end
+
 function Upsample:forward(x, size)
+  local factor = size[1] // x:size(3)
+  if #size == 1 and size[1] == factor * x:size(3) then return upsample_signal(self, x, factor) end
   return self.conv(core.op.interpolate(x, { size = size, mode = "nearest" }))
 end
 
