@@ -3,6 +3,8 @@
 // dimension is innermost (N,C,H,W to N,H,W,C and back) goes through 16 x 16 tiles, so that every cache line is used
 // whole. Threads: pieces whose size depends on the shape alone; each writes its own elements.
 #include "backend/cpu/strided.h"
+#include "backend/cpu/transpose.h"
+
 #include <string.h>
 
 #define DEFINE_CONVERT(from, to, from_type, to_type, value)                                                            \
@@ -54,49 +56,12 @@ static cpu_kernel *copy_kernel(hd_dtype from, hd_dtype to) {
 
 // Transposition ---------------------------------------------------------------------------------------------------
 
-enum { TILE = 16 };
-typedef uint32_t v4 __attribute__((vector_size(16)));
-typedef uint32_t v4_mem __attribute__((vector_size(16), aligned(4), may_alias));
-
-// t[r][c] = x[c * xs + r] for a whole tile of 4-byte elements, by 4 x 4 blocks.
-static void transpose_tile_4(uint32_t t[TILE][TILE], const uint32_t *x, int64_t xs) {
-    for (int c = 0; c < TILE; c += 4)
-        for (int r = 0; r < TILE; r += 4) {
-            const v4 a = *(const v4_mem *)(x + c * xs + r), b = *(const v4_mem *)(x + (c + 1) * xs + r);
-            const v4 d = *(const v4_mem *)(x + (c + 2) * xs + r), e = *(const v4_mem *)(x + (c + 3) * xs + r);
-            const v4 ab0 = __builtin_shufflevector(a, b, 0, 4, 1, 5), ab1 = __builtin_shufflevector(a, b, 2, 6, 3, 7);
-            const v4 de0 = __builtin_shufflevector(d, e, 0, 4, 1, 5), de1 = __builtin_shufflevector(d, e, 2, 6, 3, 7);
-            *(v4_mem *)&t[r][c] = __builtin_shufflevector(ab0, de0, 0, 1, 4, 5);
-            *(v4_mem *)&t[r + 1][c] = __builtin_shufflevector(ab0, de0, 2, 3, 6, 7);
-            *(v4_mem *)&t[r + 2][c] = __builtin_shufflevector(ab1, de1, 0, 1, 4, 5);
-            *(v4_mem *)&t[r + 3][c] = __builtin_shufflevector(ab1, de1, 2, 3, 6, 7);
-        }
-}
-
-// y[r * ys + c] = x[c * xs + r]
-static void transpose_4(uint32_t *y, int64_t ys, const uint32_t *x, int64_t xs, int64_t rows, int64_t columns) {
-    uint32_t t[TILE][TILE];
-    for (int64_t r = 0; r < rows; r += TILE)
-        for (int64_t c = 0; c < columns; c += TILE) {
-            const int64_t m = rows - r < TILE ? rows - r : TILE, n = columns - c < TILE ? columns - c : TILE;
-            if (m == TILE && n == TILE) {
-                transpose_tile_4(t, x + c * xs + r, xs);
-                for (int i = 0; i < TILE; i++)
-                    memcpy(y + (r + i) * ys + c, t[i], sizeof t[i]);
-            } else {
-                for (int64_t i = 0; i < m; i++)
-                    for (int64_t j = 0; j < n; j++)
-                        y[(r + i) * ys + c + j] = x[(c + j) * xs + r + i];
-            }
-        }
-}
-
 #define DEFINE_TRANSPOSE(bytes, type)                                                                                  \
     static void transpose_##bytes(type *y, int64_t ys, const type *x, int64_t xs, int64_t rows, int64_t columns) {     \
-        for (int64_t r = 0; r < rows; r += TILE)                                                                       \
-            for (int64_t c = 0; c < columns; c += TILE)                                                                \
-                for (int64_t i = r; i < rows && i < r + TILE; i++)                                                     \
-                    for (int64_t j = c; j < columns && j < c + TILE; j++)                                              \
+        for (int64_t r = 0; r < rows; r += CPU_TILE)                                                                   \
+            for (int64_t c = 0; c < columns; c += CPU_TILE)                                                            \
+                for (int64_t i = r; i < rows && i < r + CPU_TILE; i++)                                                 \
+                    for (int64_t j = c; j < columns && j < c + CPU_TILE; j++)                                          \
                         y[i * ys + j] = x[j * xs + i];                                                                 \
     }
 DEFINE_TRANSPOSE(1, uint8_t)
@@ -120,8 +85,8 @@ static void copy_transposed(const cpu_loop *loop, int d) {
     const size_t size = loop->size[0];
     cpu_loop outer = *loop; // without the two dimensions
     outer.shape[d] = outer.shape[inner] = 1;
-    int64_t block = (CPU_PIECE / columns + TILE - 1) / TILE * TILE;
-    block = block < TILE ? TILE : block;
+    int64_t block = (CPU_PIECE / columns + CPU_TILE - 1) / CPU_TILE * CPU_TILE;
+    block = block < CPU_TILE ? CPU_TILE : block;
     const int64_t blocks = (rows + block - 1) / block, tasks = loop->numel / (rows * columns) * blocks;
     CPU_PARALLEL_FOR(i, tasks) {
         int64_t offsets[CPU_OPERANDS];
@@ -130,7 +95,7 @@ static void copy_transposed(const cpu_loop *loop, int d) {
         char *y = loop->data[0] + (offsets[0] + r * ys) * (int64_t)size;
         const char *x = loop->data[1] + (offsets[1] + r) * (int64_t)size;
         if (size == 4)
-            transpose_4((uint32_t *)y, ys, (const uint32_t *)x, xs, m, columns);
+            cpu_transpose((float *)y, ys, (const float *)x, xs, m, columns);
         else if (size == 8)
             transpose_8((uint64_t *)y, ys, (const uint64_t *)x, xs, m, columns);
         else

@@ -9,6 +9,7 @@
 
 #include "backend/cpu/blas.h"
 #include "backend/cpu/simd.h"
+#include "backend/cpu/transpose.h"
 
 #include <cblas.h>
 #include <limits.h>
@@ -38,6 +39,7 @@ typedef struct {
     const float *b;
     int64_t ld;
     float *out[TILE_ROWS_THIN]; // rows of C, or of room for them
+    const float *bias;          // of these columns, or NULL; only without add
     bool add;
 } tile_args;
 
@@ -48,7 +50,10 @@ typedef struct {
         const int64_t step = t->a_step, ld = t->ld;                                                                    \
         UNROLL for (int i = 0; i < ROWS; i++) {                                                                        \
             a[i] = t->a[i];                                                                                            \
-            UNROLL for (int j = 0; j < VECTORS; j++) sum[i][j] = (vf){0};                                              \
+            UNROLL for (int j = 0; j < VECTORS; j++) {                                                                 \
+                __builtin_prefetch(t->out[i] + j * VF_LANES, 1);                                                       \
+                sum[i][j] = (vf){0};                                                                                   \
+            }                                                                                                          \
         }                                                                                                              \
         for (int64_t s = 0; s < t->segment_count; s++) {                                                               \
             int64_t q = t->segments[s].offset;                                                                         \
@@ -64,7 +69,10 @@ typedef struct {
         }                                                                                                              \
         UNROLL for (int i = 0; i < ROWS; i++) UNROLL for (int j = 0; j < VECTORS; j++) {                               \
             vf_mem *out = (vf_mem *)(t->out[i] + j * VF_LANES);                                                        \
-            *out = t->add ? (vf)*out + sum[i][j] : sum[i][j];                                                          \
+            if (t->add)                                                                                                \
+                *out += sum[i][j];                                                                                     \
+            else                                                                                                       \
+                *out = t->bias ? sum[i][j] + vf_load(t->bias + j * VF_LANES) : sum[i][j];                              \
         }                                                                                                              \
     }
 #define TILES_6(V) TILE(1, V) TILE(2, V) TILE(3, V) TILE(4, V) TILE(5, V) TILE(6, V)
@@ -132,13 +140,14 @@ static void run_panel(const cpu_product *p, int64_t panel) {
     const float *b = p->b->data + (p->b->ld > 0 ? col : col * p->b->k) + p->b_first * ld;
     const int64_t most = vectors == 1 ? TILE_ROWS_THIN : TILE_ROWS;
     // Whole vectors of C that take no more than one addition are written by the tiles themselves.
-    const bool direct = p->c_step == 1 && cols == width && !p->bias && (!p->add || p->segment_count == 1);
+    const bool direct = p->c_step == 1 && cols == width && (!p->add || (p->segment_count == 1 && !p->bias));
     float sum[TILE_ROWS_THIN * CPU_PANEL] __attribute__((aligned(64)));
 
     for (int64_t row = 0; row < p->rows;) {
         const int64_t left = p->rows - row;
         const int rows = (int)cpu_parts(left, cpu_parts(left, most)); // 8 rows left: 4 + 4, not 6 + 2
         tile_args t = {.a_step = p->a_step, .b = b, .ld = ld, .add = direct && p->add};
+        t.bias = direct && p->bias ? p->bias + col : NULL;
         for (int i = 0; i < rows; i++) {
             t.a[i] = p->a + p->a_row[row + i];
             t.out[i] = direct ? p->c + p->c_row[row + i] + col : sum + i * CPU_PANEL;
@@ -285,32 +294,37 @@ void cpu_pack_rows(float *dst, int64_t width, const float *src, int64_t rows, in
         }
         return;
     }
-    for (int64_t i0 = 0; i0 < rows; i0 += 16) { // 16 rows at a time: one cache line of each column
-        const int64_t i1 = cpu_min(i0 + 16, rows);
-        for (int64_t j = 0; j < cols; j++)
-            for (int64_t i = i0; i < i1; i++)
-                dst[i * width + j] = src[i * row_stride + j * col_stride];
-        for (int64_t i = i0; i < i1; i++)
-            for (int64_t j = cols; j < width; j++)
-                dst[i * width + j] = 0.0f;
+    if (row_stride == 1)
+        cpu_transpose(dst, width, src, col_stride, rows, cols);
+    for (int64_t i = 0; i < rows; i++) {
+        for (int64_t j = row_stride == 1 ? cols : 0; j < cols; j++)
+            dst[i * width + j] = src[i * row_stride + j * col_stride];
+        for (int64_t j = cols; j < width; j++)
+            dst[i * width + j] = 0.0f;
     }
 }
 
-static void pack_panel(float *dst, const float *b, int64_t k, int64_t n, int64_t k_stride, int64_t n_stride,
-                       int64_t panel) {
-    const int64_t col = panel * CPU_PANEL, width = cpu_panel_width(n, panel);
-    cpu_pack_rows(dst + col * k, width, b + col * n_stride, k, cpu_min(width, n - col), k_stride, n_stride);
+// Rows row.. of b, all panels.
+static void pack_slice(float *dst, const cpu_panels *to, const float *b, int64_t k_stride, int64_t n_stride,
+                       int64_t row, int64_t rows) {
+    for (int64_t panel = 0; panel < cpu_panel_count(to->n); panel++) {
+        const int64_t col = panel * CPU_PANEL, width = cpu_panel_width(to->n, panel);
+        cpu_pack_rows(dst + col * to->k + row * width, width, b + row * k_stride + col * n_stride, rows,
+                      cpu_min(width, to->n - col), k_stride, n_stride);
+    }
 }
 
 void cpu_pack(float *dst, const float *b, int64_t k, int64_t n, int64_t k_stride, int64_t n_stride) {
-    for (int64_t panel = 0; panel < cpu_panel_count(n); panel++)
-        pack_panel(dst, b, k, n, k_stride, n_stride, panel);
+    pack_slice(dst, &(cpu_panels){.k = k, .n = n}, b, k_stride, n_stride, 0, k);
 }
 
 // Matmul -------------------------------------------------------------------------------------------------------------
 
 #define BLOCK_ROWS 96               // rows of A and C in one task
 #define BLOCK_PANELS 4              // panels of B in one task
+#define BLOCK_PANELS_WIDE 16        // where there are many tasks: the rows of A are read once
+#define TASKS_WANTED 32             // so that 16 threads share the work evenly
+#define PACK_ROWS 64                // rows of B packed by one task
 #define BLOCK_DEPTH (8 * CPU_DEPTH) // elements of k taken at a time, so that the rows of A stay in the cache
 
 // One product with one B. Rows of A and C are listed, so that batch dimensions that share B are rows like others.
@@ -330,11 +344,14 @@ static void pack_block(float *dst, const gemm *g, int64_t row, int64_t rows, int
         adjacent = adjacent && g->a_row[row + i] == g->a_row[row] + i;
     for (int64_t p = 0; p < depth; p++, dst += BLOCK_ROWS) {
         const float *a = g->a + (k0 + p) * g->a_step;
-        if (adjacent)
+        if (adjacent) {
+            for (int64_t i = 0; i < rows; i += 16) // far apart: the processor does not see what comes next
+                __builtin_prefetch(a + 8 * g->a_step + g->a_row[row] + i);
             memcpy(dst, a + g->a_row[row], (size_t)rows * sizeof(float));
-        else
+        } else {
             for (int64_t i = 0; i < rows; i++)
                 dst[i] = a[g->a_row[row + i]];
+        }
     }
 }
 
@@ -379,8 +396,10 @@ static hd_status gemm_pack(gemm *g, float **packed) {
     float *b = hd_alloc(cpu_panel_bytes(g->k, g->n));
     if (!b)
         return no_memory();
-    CPU_PARALLEL_FOR(panel, cpu_panel_count(g->n))
-    pack_panel(b, g->b, g->k, g->n, g->b_step, g->b_col, panel);
+    CPU_PARALLEL_FOR(slice, cpu_parts(g->k, PACK_ROWS)) {
+        const int64_t row = slice * PACK_ROWS;
+        pack_slice(b, &g->panels, g->b, g->b_step, g->b_col, row, cpu_min(PACK_ROWS, g->k - row));
+    }
     g->panels.data = *packed = b;
     g->panels.ld = 0;
     return HD_OK;
@@ -388,18 +407,19 @@ static hd_status gemm_pack(gemm *g, float **packed) {
 
 static hd_status gemm_run(gemm *g) {
     const int64_t row_blocks = cpu_parts(g->m, BLOCK_ROWS), panels = cpu_panel_count(g->n);
-    const int64_t column_blocks = cpu_parts(panels, BLOCK_PANELS);
+    const int64_t wide = row_blocks < TASKS_WANTED ? BLOCK_PANELS : BLOCK_PANELS_WIDE;
+    const int64_t column_blocks = cpu_parts(panels, wide);
     const bool pack_a = g->a_step != 1 && g->m > TILE_ROWS && g->k > 1;
     bool failed = false;
     float *packed;
     HD_CHECK(gemm_pack(g, &packed));
     CPU_PARALLEL_FOR(task, row_blocks * column_blocks) {
-        const int64_t row = task % row_blocks * BLOCK_ROWS, first = task / row_blocks * BLOCK_PANELS;
+        const int64_t row = task % row_blocks * BLOCK_ROWS, first = task / row_blocks * wide;
         float *block = pack_a ? hd_alloc(sizeof(float) * BLOCK_ROWS * BLOCK_DEPTH) : NULL;
         if (pack_a && !block)
             __atomic_store_n(&failed, true, __ATOMIC_RELAXED);
         else
-            gemm_task(g, row, first, cpu_min(first + BLOCK_PANELS, panels), block);
+            gemm_task(g, row, first, cpu_min(first + wide, panels), block);
         hd_free(block);
     }
     hd_free(packed);
