@@ -791,7 +791,7 @@ hd.nn.ReLU = {}
 ---@overload fun(in_channels: integer, out_channels: integer, opts?: table): hd.nn.ResBlock
 hd.nn.ResBlock = {}
 
---- Results of convolutions belong to nobody else, so time and input are added in place.
+--- Time and input are added by the convolutions themselves.
 ---@param x hd.Tensor       [n, in_channels, ...]
 ---@param time? hd.Tensor   [n, time_embed_dim], after its activation
 ---@return hd.Tensor        [n, out_channels, ...]
@@ -891,21 +891,23 @@ function hd.nn.functional.avg_pool2d(x, kernel, stride, padding) end
 ---@return hd.Tensor
 function hd.nn.functional.batch_norm(x, running_mean, running_var, weight, bias, opts) end
 
---- Cross-correlation of x [n,c,w] with weight [k,c/groups,s]
+--- Cross-correlation of x [n,c,w] with weight [k,c/groups,s], plus bias [k], plus add, repeated to the result's shape
 ---@param x hd.Tensor
 ---@param weight hd.Tensor
 ---@param bias? hd.Tensor
+---@param add? hd.Tensor
 ---@param opts? table  {stride =, padding =, dilation =, groups =}
 ---@return hd.Tensor
-function hd.nn.functional.conv1d(x, weight, bias, opts) end
+function hd.nn.functional.conv1d(x, weight, bias, add, opts) end
 
---- Cross-correlation of x [n,c,h,w] with weight [k,c/groups,r,s]
+--- Cross-correlation of x [n,c,h,w] with weight [k,c/groups,r,s], plus bias [k], plus add (a residual, or [n,k,1,1]), repeated to the result's shape
 ---@param x hd.Tensor
 ---@param weight hd.Tensor
 ---@param bias? hd.Tensor
+---@param add? hd.Tensor
 ---@param opts? table  {stride =, padding =, dilation =, groups =}
 ---@return hd.Tensor
-function hd.nn.functional.conv2d(x, weight, bias, opts) end
+function hd.nn.functional.conv2d(x, weight, bias, add, opts) end
 
 --- Transposed convolution of x [n,c,w] with weight [c,k/groups,s]
 ---@param x hd.Tensor

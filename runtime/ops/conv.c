@@ -134,6 +134,22 @@ static hd_status conv_extents(const hd_op_call *c, const char *where, int64_t *o
     return HD_OK;
 }
 
+// The tensor that is added to the result, as the kernel takes it.
+static hd_status view_of_add(const hd_op_call *c, const char *where, hd_view *view) {
+    const hd_tensor *add = c->in[3], *y = c->out;
+    if (!add)
+        return HD_OK;
+    bool fits = add->ndim == y->ndim;
+    for (int d = 0; fits && d < y->ndim; d++)
+        fits = add->shape[d] == y->shape[d] || add->shape[d] == 1;
+    HD_CHECK(hd_check_same_dtype(where, y, "add", add));
+    if (!fits)
+        return hd_fail(HD_ESHAPE, "%s: add differs: got %s, expected %s, or 1 where it is to be repeated", where,
+                       hd_tensor_text(add), hd_tensor_text(y));
+    *view = hd_view_broadcast(hd_view_as_2d(add), 4, hd_view_as_2d(y).shape);
+    return HD_OK;
+}
+
 hd_status hd_conv_forward(hd_op_call *c) {
     const char *where = conv_name(c, false);
     int64_t extents[2];
@@ -145,6 +161,7 @@ hd_status hd_conv_forward(hd_op_call *c) {
     k.w = hd_view_as_2d(c->in[1]);
     k.b = hd_tensor_as_view(c->in[2]);
     k.y = hd_view_as_2d(c->out);
+    HD_CHECK(view_of_add(c, where, &k.add));
     return run_kernel(hd_be()->conv, k, c->in[0], NULL);
 }
 
@@ -156,7 +173,9 @@ hd_status hd_conv_backward(hd_op_call *c) {
         k.w = hd_view_as_2d(c->in[1]);
         HD_CHECK(run_kernel(hd_be()->conv_dx, k, NULL, c->dout));
     }
-    const bool bias = c->nin > 2 && c->want[2];
+    if (c->want[3])
+        HD_CHECK(hd_do_sum_to(c->dout, c->in_ndim[3], c->in_shape[3], &c->din[3]));
+    const bool bias = c->want[2];
     if (bias)
         HD_CHECK(hd_tensor_new(c->dout->dtype, 1, c->in_shape[2], HD_ROW_MAJOR, &c->din[2]));
     if (c->want[1]) {

@@ -306,7 +306,7 @@ ops.conv1d = {
   { t { 2, 3, 11 }, t { 4, 3, 3 }, t { 4 } }, { t { 1, 2, 7 }, t { 3, 2, 1 } },
   { t { 2, 4, 9 }, t { 6, 2, 3 }, t { 6 }, { padding = 1, groups = 2 } },
   { t { 2, 3, 13 }, t { 2, 3, 4 }, NIL, { stride = 2, padding = 2, dilation = 2 } },
-  { t { 3, 1, 5 }, t { 1, 1, 5 }, t { 1 } },
+  { t { 3, 1, 5 }, t { 1, 1, 5 }, t { 1 } }, { t { 2, 3, 7 }, t { 4, 3, 3 }, t { 4 }, t { 2, 4, 1 }, { padding = 1 } },
   errors = {
     { t { 2, 3, 5 }, t { 4, 2, 3 }, match = "conv1d: channel count differs: got input %[2,3,5%]" },
     { t { 2, 3, 5, 5 }, t { 4, 3, 3 }, match = "conv1d" }, { t { 1, 1, 2 }, t { 1, 1, 3 }, match = "larger" },
@@ -324,7 +324,13 @@ ops.conv2d = {
   { t { 0, 2, 4, 4 }, t { 3, 2, 3, 3 }, t { 3 }, grad = false },
   { t { 1, 2, 7, 7 }, t { 3, 2, 2, 2 }, t { 3 }, { stride = 3 } },
   { t { 2, 17, 5, 4 }, t { 19, 17, 3, 3 }, t { 19 }, { padding = 1 }, large = true },
+  { t { 2, 3, 4, 5 }, t { 4, 3, 2, 2 }, t { 4 }, t { 2, 4, 3, 4 } },
+  { t { 2, 3, 4, 5 }, t { 4, 3, 2, 2 }, NIL, t { 2, 4, 1, 1 } },
+  { t { 2, 16, 7, 9 }, t { 18, 16, 3, 3 }, t { 18 }, t { 2, 18, 7, 9 }, { padding = 1 }, large = true },
+  { t { 2, 16, 7, 9 }, t { 18, 16, 3, 3 }, NIL, t { 1, 18, 1, 9 }, { padding = 1 }, large = true },
   errors = {
+    { t { 1, 3, 4, 4 }, t { 4, 3, 3, 3 }, t { 4 }, t { 1, 4, 2, 3 },
+      match = "add differs: got %[1,4,2,3%], expected %[1,4,2,2%]" },
     { t { 8, 3, 4, 4 }, t { 64, 4, 3, 3 }, match = "conv2d: channel count differs: got input %[8,3,4,4%].*expected 4" },
     { t { 1, 3, 4, 4 }, t { 4, 3, 3, 3 }, t { 3 }, match = "bias differs" },
     { t { 1, 3, 2, 4 }, t { 4, 3, 3, 3 }, match = "larger" },

@@ -83,9 +83,10 @@ end
 ---@field bias? hd.Tensor   [out_channels]
 local Conv1d = conv_class("Conv1d", 1)
 
----@param x hd.Tensor  [n, in_channels, t]
----@return hd.Tensor   [n, out_channels, t']
-function Conv1d:forward(x) return core.op.conv1d(x, self.weight, self.bias, self.options) end
+---@param x hd.Tensor     [n, in_channels, t]
+---@param add? hd.Tensor  added to the result in the same pass: its shape, or 1 where it is repeated
+---@return hd.Tensor      [n, out_channels, t']
+function Conv1d:forward(x, add) return core.op.conv1d(x, self.weight, self.bias, add, self.options) end
 
 --- Convolution of images [n, c, h, w]: `nn.Conv2d(64, 128, 3, {stride = 2, padding = 1})`.
 ---@class hd.nn.Conv2d : hd.nn.Module
@@ -93,9 +94,10 @@ function Conv1d:forward(x) return core.op.conv1d(x, self.weight, self.bias, self
 ---@field bias? hd.Tensor   [out_channels]
 local Conv2d = conv_class("Conv2d", 2)
 
----@param x hd.Tensor  [n, in_channels, h, w]
----@return hd.Tensor   [n, out_channels, h', w']
-function Conv2d:forward(x) return core.op.conv2d(x, self.weight, self.bias, self.options) end
+---@param x hd.Tensor     [n, in_channels, h, w]
+---@param add? hd.Tensor  added to the result in the same pass: its shape, or 1 where it is repeated
+---@return hd.Tensor      [n, out_channels, h', w']
+function Conv2d:forward(x, add) return core.op.conv2d(x, self.weight, self.bias, add, self.options) end
 
 --- Transposed convolution of signals [n, c, t].
 ---@class hd.nn.ConvTranspose1d : hd.nn.Module

@@ -69,24 +69,20 @@ local function modulated(self, h, e)
   return self.activation and self.activation(h) or core.op.silu(h)
 end
 
---- Results of convolutions belong to nobody else, so time and input are added in place.
+--- Time and input are added by the convolutions themselves.
 ---@param x hd.Tensor       [n, in_channels, ...]
 ---@param time? hd.Tensor   [n, time_embed_dim], after its activation
 ---@return hd.Tensor        [n, out_channels, ...]
 function ResBlock:forward(x, time)
-  local h = self.conv1(activate(self, self.norm1(x)))
   local e = self.time_emb_proj and per_channel(self.time_emb_proj(time), self.dims)
+  local h = activate(self, self.norm1(x))
   if self.time_scale_shift then
-    h = modulated(self, h, e)
+    h = modulated(self, self.conv1(h), e)
   else
-    h = activate(self, self.norm2(e and h:add_(e) or h))
+    h = activate(self, self.norm2(self.conv1(h, e)))
   end
   if self.dropout then h = self.dropout(h) end
-  if not self.conv_shortcut then return self.conv2(h):add_(x) end
-  local skip = self.conv_shortcut(x)
-  h = self.conv2(h):add_(skip)
-  skip:release()
-  return h
+  return self.conv2(h, self.conv_shortcut and self.conv_shortcut(x) or x)
 end
 
 return { ResBlock = ResBlock }

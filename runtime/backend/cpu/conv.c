@@ -369,7 +369,7 @@ static hd_status conv_f32(const hd_conv_args *a, const float *bias) {
     return by_winograd(a, &a->y) ? conv_winograd(a, bias) : conv_shift(a, bias);
 }
 
-hd_status cpu_conv(const hd_conv_args *a) {
+static hd_status conv_any(const hd_conv_args *a) {
     if (a->x.dtype == HD_F64)
         return conv_f64(a);
     if (!a->b.data || a->b.strides[0] == 1)
@@ -382,6 +382,11 @@ hd_status cpu_conv(const hd_conv_args *a) {
     hd_status status = conv_f32(a, bias);
     hd_free(bias);
     return status;
+}
+
+hd_status cpu_conv(const hd_conv_args *a) {
+    HD_CHECK(conv_any(a));
+    return a->add.data ? cpu_binary(&(hd_binary_args){HD_ADD, a->y, a->add, a->y}) : HD_OK;
 }
 
 hd_status cpu_conv_dx(const hd_conv_args *a) {

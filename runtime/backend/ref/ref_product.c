@@ -61,10 +61,11 @@ hd_status ref_conv(const hd_conv_args *a) {
     const int64_t size = hd_view_numel(&a->y), plane = a->y.shape[2] * a->y.shape[3];
     ref_scratch s = {0};
     double *x = ref_in(&s, &a->x), *w = ref_in(&s, &a->w), *b = ref_in(&s, &a->b), *y = ref_doubles(&s, size);
+    const double *add = ref_in(&s, &a->add);
     if (s.failed)
         return ref_end(&s);
-    for (int64_t i = 0; b && i < size; i++)
-        y[i] = b[i / plane % a->y.shape[1]];
+    for (int64_t i = 0; i < size; i++)
+        y[i] = (b ? b[i / plane % a->y.shape[1]] : 0) + (add ? add[i] : 0);
     conv_sum(a, x, w, y, INTO_Y);
     ref_out(&a->y, y);
     return ref_end(&s);
