@@ -155,7 +155,7 @@ end
 local function apply_common(values)
   values.seed, values.view = values.seed or 0, values.view or "auto"
   core.seed(values.seed)
-  if values.threads then core.threads(values.threads) end
+  if math.type(values.threads) then core.threads(values.threads) end
   if core.options then core.options.view = values.view end
 end
 
@@ -164,9 +164,11 @@ local function finish(code, stream, text)
   os.exit(code, true)
 end
 
--- What is wrong with the number of threads, as for --threads before the script.
+-- What is wrong with the number of threads, as for --threads before the script. A script that declares the option as
+-- a text reads it itself.
 local function wrong_threads(n)
-  return n and (n < 1 or n > 256) and ("--threads has the wrong value: got %d, expected 1 to 256"):format(n) or nil
+  local is_wrong = math.type(n) and (n < 1 or n > 256)
+  return is_wrong and ("--threads has the wrong value: got %d, expected 1 to 256"):format(n) or nil
 end
 
 -- hd.args { steps = 1000, lr = 1e-3, resume = false, minutes = hd.args.number }

@@ -126,6 +126,8 @@ typedef struct {
 typedef struct { hd_view p, g, m; double lr, momentum, weight_decay, grad_scale; bool nesterov; } hd_sgd_args; // m may be absent
 typedef struct { hd_view a, b; double weight; } hd_lerp_args; // a += weight * (b - a), in place
 
+typedef struct { int64_t rounds; double *flops; } hd_peak_args; // flops: done by all threads in so many (> 0) rounds
+
 // clang-format on
 
 typedef struct hd_backend {
@@ -168,6 +170,7 @@ typedef struct hd_backend {
     hd_status (*adam)(const hd_adam_args *);
     hd_status (*sgd)(const hd_sgd_args *);
     hd_status (*lerp)(const hd_lerp_args *);
+    hd_status (*peak)(const hd_peak_args *); // (optional) multiply-adds on numbers in registers, to be timed
 } hd_backend;
 
 // What unary_back needs: bit 0 = x, bit 1 = y.

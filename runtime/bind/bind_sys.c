@@ -40,6 +40,19 @@ static int l_watch_threads(lua_State *L) {
     return 2;
 }
 
+// core.multiply_add(rounds) -> flops: keep every thread busy with multiply-adds on numbers in registers, and tell how
+// many operations that was; nil where the back end has no such measure
+static int l_multiply_add(lua_State *L) {
+    const int64_t rounds = hd_check_int(L, 1);
+    double flops = 0;
+    if (!hd_be()->peak)
+        return 0;
+    if (hd_be()->peak(&(hd_peak_args){rounds, &flops}) != HD_OK)
+        return hd_raise(L);
+    lua_pushnumber(L, flops);
+    return 1;
+}
+
 // hd.clock() -> seconds: monotonic wall clock
 static int l_clock(lua_State *L) {
     struct timespec now;
@@ -135,6 +148,7 @@ void hd_bind_sys(lua_State *L) {
                                          {"threads", l_threads},
                                          {"watch_threads", l_watch_threads},
                                          {"clock", l_clock},
+                                         {"multiply_add", l_multiply_add},
                                          {"memory", l_memory},
                                          {"reset_peak_memory", l_reset_peak_memory},
                                          {"fail_allocations", l_fail_allocations},

@@ -1,256 +1,295 @@
--- hd/tool/bench.lua: `hdlua -m bench`, the reference workloads, timed through the public API.
+-- hd/tool/bench.lua: `hdlua -m bench`, the reference workloads, timed through the public API, beside a peer.
 --
---     hdlua -m bench --workload NAME,NAME --threads 2 --json out.json     (--help tells the names)
---     hdlua -m bench --workload all --describe
+--     hdlua -m bench                                              everything; PyTorch beside it where it is installed
+--     hdlua -m bench --workload unet32,conv --threads 1,2 --rounds 3 --gemm kernel,blas --json out.json
+--     hdlua -m bench --workload all --describe                    sizes and costs of the networks
+--     hdlua -m bench --machine                                    what the machine can do at most
 --
--- Each workload runs in a process of its own, so that its peak of memory is its own. Three untimed steps, then steps
--- one by one until there are at least 10 and 2 s have gone by, or 10 s with at least 3; reported are median and least.
--- A train step is: clear the gradients, draw noise and times, forward, loss, backward, optimizer, moving average.
--- GFLOP are counted by formula: 2 for each multiply-add of convolutions, linear layers and attention products; a step
--- has forward, the gradient of every weight, and of every input that depends on a parameter. Nothing that an algorithm
--- saves is deducted.
+-- Each workload runs in a process of its own, so that its peak of memory is its own: three untimed steps, then steps
+-- one by one until there are at least 10 and 2 s have gone by (single operations: 1 s), or 10 s with at least 3. The
+-- median counts. GFLOP are counted by formula: nothing that an algorithm saves is deducted.
+-- A round runs every workload, ours and right after it the peer's; ratios are medians of the rounds' own ratios. The
+-- file of --json is written after every result; --resume goes on where an interrupted one ended.
+-- The peer is any command that understands `--child NAME --threads N` as this tool does; --peer names it, and
+-- scripts/bench_peer.sh of the source tree is PyTorch's.
 
 local hd = require "hd"
 local core = require "hd.core"
 local check = require "hd.check"
-local nn, F = hd.nn, hd.nn.functional
+local machine = require "hd.tool.bench.machine"
+local models = require "hd.tool.bench.models"
+local operations = require "hd.tool.bench.operations"
+local process = require "hd.tool.bench.process"
+local report = require "hd.tool.bench.report"
+local startup = require "hd.tool.bench.startup"
+local timing = require "hd.tool.bench.timing"
 
--- Networks --------------------------------------------------------------------------------------------------------
+-- Names -----------------------------------------------------------------------------------------------------------
 
-local TIME = { dim = 64, embed = 256 }
-
-local function image_net(channels, layers, groups)
-  return nn.UNet {
-    block_out_channels = channels, layers_per_block = layers, norm_num_groups = groups, num_attention_heads = 4,
-    down_block_types = { "DownBlock2D", "AttnDownBlock2D", "DownBlock2D" }, fuse_qkv = true,
-    time_dim = TIME.dim, time_embed_dim = TIME.embed,
-  }
-end
-
-local function signal_net()
-  return nn.UNet {
-    dims = 1, in_channels = 1, out_channels = 1, block_out_channels = { 32, 64, 128, 128 }, layers_per_block = 1,
-    norm_num_groups = 8, kernel_size = 5, down = 4, add_attention = false, time_dim = TIME.dim,
-    time_embed_dim = TIME.embed,
-  }
-end
-
-local function text_net()
-  return nn.Transformer {
-    vocab_size = 256, max_length = 128, dim = 256, depth = 4, heads = 4, time_dim = TIME.dim,
-    time_embed_dim = TIME.embed,
-  }
-end
-
-local function plain_net()
-  local function conv(from, to) return nn.Conv2d(from, to, 3, { padding = 1 }) end
-  return nn.Sequential(conv(3, 64), F.relu, conv(64, 128), F.relu, conv(128, 256), F.relu, conv(256, 3))
-end
-
--- Steps -----------------------------------------------------------------------------------------------------------
-
--- A function that makes one train step with batch() -> loss; the loss is not read back.
-local function train_step(net, batch, opts)
-  local optimizer = hd.optim[opts.optimizer or "AdamW"](net:parameters(), { lr = opts.lr })
-  local ema = opts.ema and hd.optim.EMA(net, { decay = opts.ema, warmup = false })
-  return function()
-    optimizer:zero_grad()
-    local loss = batch()
-    loss:backward()
-    optimizer:step()
-    if ema then ema:update() end
-    return loss
-  end
-end
-
--- Predict the noise at random times of the linear schedule; x0 is a fixed batch in [-1, 1].
-local function noise_step(net, shape, opts)
-  local x0 = hd.rand(shape) * 2 - 1
-  local abar = hd.schedule.linear { T = 1000 }:alphas_cumprod()
-  local alphas, sigmas = abar:sqrt():to "f32", (1 - abar):sqrt():to "f32"
-  local n, ones = shape[1], { shape[1] }
-  for i = 2, #shape do ones[i] = 1 end
-  return train_step(net, function()
-    local t = hd.randint(1, 1000, { n })
-    local eps = hd.randn(shape)
-    local x = alphas:index_select(1, t):view(ones) * x0 + sigmas:index_select(1, t):view(ones) * eps
-    return F.mse_loss(net(x, t - 1), eps)
-  end, opts)
-end
-
-local function denoise_step(net, shape, opts)
-  local x = hd.rand(shape)
-  return train_step(net, function() return F.mse_loss(net(x + hd.randn(shape) * 0.1), x) end, opts)
-end
-
--- Recover tokens of which a share t / 1000 is masked by the last token of the vocabulary.
-local function mask_step(net, shape, opts)
-  local ids = hd.randint(1, 255, shape)
-  return train_step(net, function()
-    local t = hd.randint(1, 1000, { shape[1] })
-    local hidden = hd.rand(shape):lt((t:to "f32" / 1000):view(shape[1], 1))
-    local logits = net(ids:masked_fill(hidden, 256), t)
-    return F.cross_entropy(logits:view(-1, 256), ids:view(-1))
-  end, opts)
-end
-
--- One batch of samples; the untimed steps are single passes of the network.
-local function sample_step(net, shape)
-  local schedule = hd.schedule.linear { T = 1000 }
-  net:eval()
-  return function(is_warmup)
-    local steps = is_warmup and 1 or 20
-    return hd.sampler.discrete.ddim(net, hd.randn(shape), schedule, { steps = steps, clip = 1 })
-  end
-end
-
--- Workloads -------------------------------------------------------------------------------------------------------
--- name, network, step, batch shape, options of the step, GFLOP forward and of a step
-
-local LR = 2e-4
-local WORKLOADS = {
-  { "seed_model", plain_net, denoise_step, { 64, 3, 64, 64 }, { lr = 1e-3, optimizer = "Adam" }, 197.80, 592.50 },
-  { "unet32", function() return image_net({ 64, 128, 128 }, 2, 32) end, noise_step, { 16, 3, 32, 32 },
-    { lr = LR, ema = 0.999 }, 50.80, 152.34 },
-  { "unet32_tiny", function() return image_net({ 32, 64, 64 }, 1, 8) end, noise_step, { 32, 3, 32, 32 },
-    { lr = LR, ema = 0.999 }, 18.11, 54.28 },
-  { "sample32", function() return image_net({ 64, 128, 128 }, 2, 32) end, sample_step, { 16, 3, 32, 32 }, {}, 50.80,
-    1015.97 },
-  { "audio1d", signal_net, noise_step, { 16, 1, 8192 }, { lr = LR }, 53.25, 159.70 },
-  { "text", text_net, mask_step, { 32, 128 }, { lr = 3e-4 }, 28.46, 85.38 },
+local GROUPS = {
+  { "models", models.names }, { "operations", operations.names }, { "conv", operations.convolutions },
+  { "startup", startup.names },
 }
 
-local names, by_name = {}, {}
-for i, w in ipairs(WORKLOADS) do
-  names[i], by_name[w[1]] = w[1], w
+local all_names, group_names, is_startup = {}, { "all" }, {}
+for _, group in ipairs(GROUPS) do
+  group_names[#group_names + 1] = group[1]
+  table.move(group[2], 1, #group[2], #all_names + 1, all_names)
+end
+for _, name in ipairs(startup.names) do is_startup[name] = true end
+
+local function stop(format, ...)
+  io.stderr:write("bench: ", format:format(...), "\n")
+  os.exit(2, true)
 end
 
--- Timing ----------------------------------------------------------------------------------------------------------
-
-local function milliseconds(seconds) return math.floor(seconds * 1e7 + 0.5) / 1e4 end
-
-local function median(sorted)
-  local n = #sorted
-  return n % 2 == 1 and sorted[n // 2 + 1] or 0.5 * (sorted[n // 2] + sorted[n // 2 + 1])
+local function words_of(text)
+  local list = {}
+  for word in text:gmatch "[^,%s]+" do list[#list + 1] = word end
+  return list
 end
 
-local function measure(step)
-  for _ = 1, 3 do step(true) end
-  local times, start = {}, core.clock()
-  while true do
-    local before = core.clock()
-    step(false)
-    local now = core.clock()
-    times[#times + 1] = now - before
-    local total = now - start
-    if #times >= 10 and total >= 2 or #times >= 3 and total >= 10 then break end
-  end
-  table.sort(times)
-  return times
-end
+local function has(name) return is_startup[name] or operations.has(name) or models.find(name) ~= nil end
 
--- The largest resident set of this process in MiB, nil where the system does not tell.
-local function peak_memory()
-  local file = io.open "/proc/self/status"
-  if not file then return nil end
-  local kib = file:read "a":match "VmHWM:%s*(%d+)"
-  file:close()
-  return kib and math.floor(kib / 1024 * 10 + 0.5) / 10
-end
-
-local function run_here(name, threads)
-  local _, make, prepare, shape, opts, forward, total = table.unpack(by_name[name])
-  local net = make()
-  local values, tensors = net:num_parameters()
-  local times = measure(prepare(net, shape, opts))
-  local middle = median(times)
-  return {
-    name = name, config = { shape = shape, lr = opts.lr, ema = opts.ema }, params = values, tensors = tensors,
-    ms_median = milliseconds(middle), ms_min = milliseconds(times[1]), n = #times, gflop_forward = forward,
-    gflop_step = total, gflops_per_s = math.floor(total / middle * 100 + 0.5) / 100, peak_rss_mib = peak_memory(),
-    threads = threads, dtype = "float32", device = "cpu",
-  }
-end
-
--- Processes -------------------------------------------------------------------------------------------------------
-
-local function quoted(text) return "'" .. text:gsub("'", "'\\''") .. "'" end
-
--- The program that runs this, as it was called: the first word of the command line.
-local function program()
-  local first = 0
-  while arg[first - 1] do first = first - 1 end
-  return arg[first]
-end
-
--- Run one workload in a new process of the same program; its record, or nil and what it printed last.
-local function run_apart(name, args)
-  local command = ("%s -m bench --child %s --threads %d --seed %d"):format(quoted(program()), name,
-    args.threads, args.seed)
-  local pipe = assert(io.popen(command .. " 2>&1"))
-  local last, record
-  for line in pipe:lines() do
-    last = line
-    record = record or line:match "^RESULT (.*)$"
-  end
-  pipe:close()
-  if not record then return nil, last or "no output" end
-  return core.json_decode(record), record
-end
-
-local function selected(list)
-  if list == "all" then return names end
-  local chosen = {}
-  for name in list:gmatch "[^,%s]+" do
-    if not by_name[name] then
-      io.stderr:write(("bench: no workload '%s'. %s\n"):format(name, check.suggestion(name, names)))
-      os.exit(2, true)
+local function selected(text)
+  local list = {}
+  for _, word in ipairs(words_of(text)) do
+    local found = word == "all" and all_names
+    for _, group in ipairs(GROUPS) do found = found or word == group[1] and word ~= "startup" and group[2] end
+    if not found and not has(word) then
+      local known = table.move(group_names, 1, #group_names, #all_names + 1, { table.unpack(all_names) })
+      stop("no workload '%s'. %s", word, check.suggestion(word, known))
     end
-    chosen[#chosen + 1] = name
+    found = found or { word }
+    table.move(found, 1, #found, #list + 1, list)
   end
-  return chosen
+  return list
 end
 
-local function describe(list)
-  for _, name in ipairs(list) do
-    print(("%s: %d parameters in %d tensors"):format(name, by_name[name][2]():num_parameters()))
+local function thread_counts(text)
+  local list = {}
+  for i, word in ipairs(words_of(tostring(text or core.threads()))) do
+    local n = math.tointeger(tonumber(word))
+    if not n or n < 1 or n > 256 then stop("--threads has the wrong value: got '%s', expected 1 to 256", word) end
+    list[i] = n
   end
+  return list
+end
+
+-- A workload in this process --------------------------------------------------------------------------------------
+
+local function run_model(name, args)
+  local w = models.find(name)
+  local forward, total = w.cost()
+  local net = w.net()
+  local values, tensors = net:num_parameters()
+  local step = models.step(w, net)
+  if args.once then
+    step(true)
+    print(timing.peak_memory() * 1024 // 1 | 0)
+    return
+  end
+  local times = timing.measure(step)
+  process.report(timing.put({
+    name = name, config = { shape = w.shape, lr = w.lr, ema = w.ema }, params = values, tensors = tensors,
+    gflop_forward = timing.round(forward, 2), gflop_step = timing.round(total, 2),
+    gflops_per_s = timing.round(total / timing.median(times), 2), peak_rss_mib = timing.peak_memory(),
+    threads = core.threads(), dtype = "float32", device = "cpu",
+  }, times))
+end
+
+local function run_operations(name)
+  for _, o in ipairs(operations.prepare(name)) do
+    local times = timing.measure(o.step, o)
+    local middle = timing.median(times)
+    process.report(timing.put({
+      name = o.name, config = o.config, gflop_step = timing.round(o.gflop, 4),
+      gflops_per_s = o.gflop and timing.round(o.gflop / middle, 2),
+      gbytes_per_s = o.bytes and timing.round(o.bytes / middle / 1e9, 2), peak_rss_mib = timing.peak_memory(),
+      threads = core.threads(), dtype = "float32", device = "cpu",
+    }, times))
+  end
+end
+
+local function run_here(name, args)
+  local threads = thread_counts(args.threads)[1]
+  core.threads(threads)
+  if name == "machine" then return process.report(machine.measure(threads)) end
+  if is_startup[name] then return process.report(startup.run(name, threads)) end
+  selected(name)
+  local run = operations.has(name) and run_operations or run_model
+  return run(name, args)
+end
+
+-- The peer --------------------------------------------------------------------------------------------------------
+
+-- The command of the peer, or nil: what --peer says, or PyTorch's beside this source tree where it is installed.
+local function find_peer(args)
+  if args.peer == "none" then return nil end
+  if args.peer ~= "auto" then return args.peer end
+  if args.workload and not args.rounds then return nil end
+  local root = arg[0]:match "^(.*)lib/hd/tool/bench%.lua$"
+  local script = root and root .. "scripts/bench_peer.sh"
+  local file <close> = script and io.open(script)
+  if not file then return nil end
+  local command = "sh " .. process.quoted(script)
+  if os.execute(command .. " --check") then return command end
+  io.stderr:write("bench: no PyTorch beside it: scripts/bench_peer.sh --install installs it\n")
+end
+
+-- Rounds ----------------------------------------------------------------------------------------------------------
+
+local Session = {}
+Session.__index = Session
+
+-- What has been measured so far, written to args.json after each result.
+local function session(args)
+  local self = setmetatable({ path = args.json, machine = machine.describe(), results = {}, peaks = {} }, Session)
+  local file <close> = args.resume and args.json and io.open(args.json)
+  if file then self.results = core.json_decode(file:read "a").results end
+  return self
+end
+
+local function key(r) return ("%s|%s|%d|%d|%s"):format(r.side, r.workload, r.threads, r.round, r.gemm or "") end
+
+function Session:has(task)
+  for _, r in ipairs(self.results) do
+    if r.workload and key(r) == key(task) then return true end
+  end
+  return false
+end
+
+function Session:rows() return report.rows(self.results, self.peaks) end
+
+function Session:write()
+  if not self.path then return end
+  local data = { machine = self.machine, results = self.results, table = self:rows() }
+  assert(core.file_write(self.path, core.json_encode(data) .. "\n"))
+end
+
+-- Measure what the machine can do with each number of threads.
+function Session:measure_machine(counts, args)
+  self.machine.measured = {}
+  for i, threads in ipairs(counts) do
+    local task = { side = "hdlua", workload = "machine", threads = threads }
+    local list, message = process.records(self:command(task, args))
+    if not list then stop("machine failed: %s", message) end
+    self.machine.measured[i] = list[1]
+    self.peaks[threads] = list[1].gflops_per_s
+  end
+end
+
+function Session:command(task, args)
+  if task.side == "peer" then
+    return ("%s --child %s --threads %d"):format(args.peer, task.workload, task.threads)
+  end
+  local choice = task.gemm and ("HDLUA_GEMM=%s "):format(task.gemm) or ""
+  return ("%s%s -m bench --child %s --threads %d --seed %d"):format(choice, process.hdlua(), task.workload,
+    task.threads, args.seed)
+end
+
+-- Run one task and keep its records; false and a message where it failed.
+function Session:run(task, args)
+  local list, message = process.records(self:command(task, args))
+  if not list then return false, message end
+  for _, r in ipairs(list) do
+    r.side, r.round, r.gemm, r.workload = task.side, task.round, task.gemm, task.workload
+    self.results[#self.results + 1] = r
+    print(("round %d  %-6s %-32s %d thread%s %10.3f ms %7.0f MiB %s"):format(r.round, r.side, r.name, r.threads,
+      r.threads == 1 and " " or "s", r.ms_median, r.peak_rss_mib or 0, r.gemm or ""))
+  end
+  self:write()
+  return true
+end
+
+-- Whether it matters who multiplies matrices.
+local function multiplies(name)
+  return models.find(name) ~= nil or name:find "^conv_" ~= nil or name:find "^sgemm_" ~= nil
+end
+
+-- Everything in order: round by round, and in a round ours before the peer's.
+local function tasks(args)
+  local list = {}
+  local choices = args.gemm and words_of(args.gemm) or { false }
+  for round = 1, args.rounds or 1 do
+    for _, threads in ipairs(thread_counts(args.threads)) do
+      for _, workload in ipairs(selected(args.workload or "all")) do
+        local function add(side, gemm)
+          list[#list + 1] = { side = side, workload = workload, threads = threads, round = round, gemm = gemm }
+        end
+        for _, choice in ipairs(multiplies(workload) and choices or { false }) do add("hdlua", choice or nil) end
+        if args.peer then add("peer") end
+      end
+    end
+  end
+  return list
 end
 
 local function run_all(args)
-  local results, failed = {}, false
-  for _, name in ipairs(selected(args.workload)) do
-    local result, text = run_apart(name, args)
-    if result then
-      results[#results + 1] = result
-      print(text)
-    else
-      failed = true
-      io.stderr:write(("bench: %s failed: %s\n"):format(name, text))
+  args.peer = find_peer(args)
+  local list, failed, s = tasks(args), false, session(args)
+  s:measure_machine(thread_counts(args.threads), args)
+  io.stdout:setvbuf "line"
+  for _, task in ipairs(list) do
+    if not s:has(task) then
+      local done, message = s:run(task, args)
+      if not done then
+        failed = true
+        io.stderr:write(("bench: %s of %s failed: %s\n"):format(task.workload, task.side, message))
+      end
     end
   end
-  if args.json then
-    local _, isa = core.backend()
-    local machine = { cores = core.cores, isa = isa, hdlua = core.version }
-    assert(core.file_write(args.json, core.json_encode { machine = machine, results = results } .. "\n"))
-  end
+  s:write()
+  print("\n" .. report.table(s:rows()))
   return failed
 end
 
+-- Other answers ---------------------------------------------------------------------------------------------------
+
+local function describe(list)
+  for _, name in ipairs(list) do
+    local w = models.find(name)
+    if w then
+      local values, tensors = w.net():num_parameters()
+      local forward, step = w.cost()
+      print(("%s: %d parameters in %d tensors, GFLOP %.2f forward, %.2f a step"):format(name, values, tensors, forward,
+        step))
+    end
+  end
+end
+
+local function show_machine(args)
+  local s = session(args)
+  s:measure_machine(thread_counts(args.threads), args)
+  print(("%s, %d cores, %s"):format(s.machine.cpu or "unknown processor", s.machine.cores, s.machine.isa))
+  for _, m in ipairs(s.machine.measured) do
+    print(("%d threads: %.1f GF/s in registers; copying 256 KiB %.1f, 4 MiB %.1f, 256 MiB %.1f GB/s"):format(m.threads,
+      m.gflops_per_s, m.copy_256k, m.copy_4m, m.copy_256m))
+  end
+  s:write()
+end
+
 local args = hd.args({
-  workload = "all", json = hd.args.string, describe = false, child = hd.args.string,
+  workload = hd.args.string, threads = hd.args.string, rounds = hd.args.integer, gemm = hd.args.string, peer = "auto",
+  json = hd.args.string, resume = false, describe = false, machine = false, child = hd.args.string, once = false,
 }, {
-  "Time the reference workloads.",
-  workload = "names, comma-separated, or all: " .. table.concat(names, ", "),
-  json = "write { machine, results } there", describe = "print the networks' sizes instead",
-  child = "run one workload in this process",
+  "Time the reference workloads, beside a peer.",
+  workload = "names or groups, comma-separated: " .. table.concat(group_names, ", ") .. " (all); names are "
+    .. table.concat(models.names, ", ") .. ", …",
+  threads = "numbers of threads, comma-separated", rounds = "how often; the median counts (1)",
+  gemm = "kernel, blas or both, comma-separated: who multiplies matrices",
+  peer = "command that runs the same elsewhere, none, or auto: PyTorch with --rounds or without --workload",
+  json = "write { machine, results, table } there", resume = "go on with the file of --json",
+  describe = "print the networks' sizes instead", machine = "print what the machine can do instead",
+  child = "run one workload in this process", once = "with --child: one step",
 })
-args.threads = args.threads or core.threads()
 
 if args.child then
-  print("RESULT " .. core.json_encode(run_here(args.child, args.threads)))
+  run_here(args.child, args)
 elseif args.describe then
-  describe(selected(args.workload))
+  describe(selected(args.workload or "models"))
+elseif args.machine then
+  show_machine(args)
 else
   os.exit(run_all(args) and 1 or 0, true)
 end

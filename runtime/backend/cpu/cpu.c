@@ -44,4 +44,5 @@ const hd_backend CPU_NAME(hd_backend_cpu) = {
     .adam = cpu_adam,
     .sgd = cpu_sgd,
     .lerp = cpu_lerp,
+    .peak = cpu_peak,
 };

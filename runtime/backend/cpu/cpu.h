@@ -80,6 +80,7 @@ typedef int32_t vi __attribute__((vector_size(VF_LANES * 4)));
 #define cpu_adam CPU_NAME(cpu_adam)
 #define cpu_sgd CPU_NAME(cpu_sgd)
 #define cpu_lerp CPU_NAME(cpu_lerp)
+#define cpu_peak CPU_NAME(cpu_peak)
 
 hd_status cpu_copy(const hd_copy_args *); // copy.c
 hd_status cpu_fill(const hd_fill_args *);
@@ -111,5 +112,6 @@ hd_status cpu_random(const hd_random_args *); // random.c
 hd_status cpu_adam(const hd_adam_args *);     // optim.c
 hd_status cpu_sgd(const hd_sgd_args *);
 hd_status cpu_lerp(const hd_lerp_args *);
+hd_status cpu_peak(const hd_peak_args *); // peak.c
 
 #endif
