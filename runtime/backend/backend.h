@@ -63,7 +63,9 @@ typedef struct { hd_reduce op; int nred; hd_view x, y; } hd_reduce_args; // the 
 typedef struct { hd_view x, y; int dim; bool reverse; } hd_cumsum_args;
 typedef struct { hd_view x, y; int dim; bool log; } hd_softmax_args;          // y = softmax or log_softmax along dim
 typedef struct { hd_view y, dy, dx; int dim; bool log; } hd_softmax_back_args;
-typedef struct { hd_view a, b, c; } hd_matmul_args;               // c[..,m,n] = a[..,m,k] b[..,k,n]; equal leading dims (stride 0 broadcasts)
+// c[..,m,n] = a[..,m,k] b[..,k,n] + bias[n]; equal leading dims (stride 0 broadcasts). sums[m] = sum of each row of a over k. bias and
+// sums are for 2-D products; either may be absent.
+typedef struct { hd_view a, b, c, bias, sums; } hd_matmul_args;
 
 // y[n,k,oh,ow] = sum_c,r,s x[n,c,oh*stride-pad+r*dil, ...] w[k,c,r,s] + b[k]. w is [k, c/groups, r, s]. 1-D data comes as h = 1.
 // conv: writes y. conv_dx: reads w, y (= dy), writes x (= dx, all of it). conv_dw: reads x, y (= dy), writes w (= dw) and, where b.data

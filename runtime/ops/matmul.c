@@ -74,7 +74,7 @@ hd_status hd_matmul_forward(hd_op_call *c) {
         y.shape[d] = p.shape[d], y.strides[d] = step;
         step *= p.shape[d];
     }
-    return hd_be()->matmul(&(hd_matmul_args){p.a, p.b, y});
+    return hd_be()->matmul(&(hd_matmul_args){.a = p.a, .b = p.b, .c = y});
 }
 
 static hd_view swapped(hd_view v) {
@@ -93,7 +93,7 @@ static hd_status operand_gradient(hd_view left, hd_view right, int ndim, const i
     memcpy(shape, left.shape, sizeof shape);
     shape[ndim - 1] = right.shape[ndim - 1];
     HD_CHECK(hd_tensor_new(dtype, ndim, shape, HD_ROW_MAJOR, &full));
-    hd_status status = hd_be()->matmul(&(hd_matmul_args){left, right, hd_tensor_as_view(full)});
+    hd_status status = hd_be()->matmul(&(hd_matmul_args){.a = left, .b = right, .c = hd_tensor_as_view(full)});
     if (status == HD_OK) {
         const int n = in_ndim == 1 ? 2 : in_ndim;
         if (in_ndim == 1)
@@ -184,41 +184,53 @@ hd_status hd_linear_forward(hd_op_call *c) {
     y.ndim = 2;
     y.shape[0] = rows->shape[0], y.shape[1] = w->shape[0];
     y.strides[0] = w->shape[0], y.strides[1] = 1;
-    hd_status status = hd_be()->matmul(&(hd_matmul_args){hd_tensor_as_view(rows), swapped(hd_tensor_as_view(w)), y});
+    hd_matmul_args product = {.a = hd_tensor_as_view(rows), .b = swapped(hd_tensor_as_view(w)), .c = y};
+    if (b)
+        product.bias = hd_tensor_as_view(b);
+    const hd_status status = hd_be()->matmul(&product);
     hd_tensor_release(rows);
-    if (status == HD_OK && b)
-        status = hd_be()->binary(&(hd_binary_args){HD_ADD, y, hd_view_broadcast(hd_tensor_as_view(b), 2, y.shape), y});
+    return status;
+}
+
+// dx = dy w
+static hd_status linear_dx(hd_op_call *c, const hd_tensor *dy) {
+    HD_CHECK(hd_tensor_new(dy->dtype, c->in_ndim[0], c->in_shape[0], HD_ROW_MAJOR, &c->din[0]));
+    hd_view dx = hd_tensor_as_view(c->din[0]);
+    const int64_t k = c->in_shape[0][c->in_ndim[0] - 1];
+    dx.ndim = 2;
+    dx.shape[0] = dy->shape[0], dx.shape[1] = k;
+    dx.strides[0] = k, dx.strides[1] = 1;
+    return hd_be()->matmul(&(hd_matmul_args){.a = hd_tensor_as_view(dy), .b = hd_tensor_as_view(c->in[1]), .c = dx});
+}
+
+// dw = dy^T x, and in the same pass over dy, where the bias wants it, db = the sums of dy's columns.
+static hd_status linear_dw(hd_op_call *c, const hd_tensor *dy, bool bias) {
+    hd_tensor *x;
+    HD_CHECK(hd_tensor_new(dy->dtype, 2, c->in_shape[1], HD_ROW_MAJOR, &c->din[1]));
+    if (bias)
+        HD_CHECK(hd_tensor_new(dy->dtype, 1, c->in_shape[2], HD_ROW_MAJOR, &c->din[2]));
+    HD_CHECK(as_rows(c->in[0], &x));
+    hd_matmul_args product = {.a = swapped(hd_tensor_as_view(dy)), .b = hd_tensor_as_view(x)};
+    product.c = hd_tensor_as_view(c->din[1]);
+    if (bias)
+        product.sums = hd_tensor_as_view(c->din[2]);
+    const hd_status status = hd_be()->matmul(&product);
+    hd_tensor_release(x);
     return status;
 }
 
 hd_status hd_linear_backward(hd_op_call *c) {
-    hd_tensor *dy, *x = NULL;
-    HD_CHECK(as_rows(c->dout, &dy));
+    static const bool rows_only[2] = {true, false};
+    const bool bias = c->nin > 2 && c->want[2];
+    hd_tensor *dy;
     hd_status status = HD_OK;
-    if (c->want[0]) { // dx = dy w
-        status = hd_tensor_new(c->dout->dtype, c->in_ndim[0], c->in_shape[0], HD_ROW_MAJOR, &c->din[0]);
-        if (status == HD_OK) {
-            hd_view dx = hd_tensor_as_view(c->din[0]);
-            const int64_t k = c->in_shape[0][c->in_ndim[0] - 1];
-            dx.ndim = 2;
-            dx.shape[0] = dy->shape[0], dx.shape[1] = k;
-            dx.strides[0] = k, dx.strides[1] = 1;
-            status = hd_be()->matmul(&(hd_matmul_args){hd_tensor_as_view(dy), hd_tensor_as_view(c->in[1]), dx});
-        }
-    }
-    if (status == HD_OK && c->want[1]) { // dw = dy^T x
-        status = as_rows(c->in[0], &x);
-        if (status == HD_OK)
-            status = hd_tensor_new(c->dout->dtype, 2, c->in_shape[1], HD_ROW_MAJOR, &c->din[1]);
-        if (status == HD_OK)
-            status = hd_be()->matmul(
-                &(hd_matmul_args){swapped(hd_tensor_as_view(dy)), hd_tensor_as_view(x), hd_tensor_as_view(c->din[1])});
-        hd_tensor_release(x);
-    }
-    if (status == HD_OK && c->nin > 2 && c->want[2]) {
-        const bool rows_only[2] = {true, false};
+    HD_CHECK(as_rows(c->dout, &dy));
+    if (c->want[0])
+        status = linear_dx(c, dy);
+    if (status == HD_OK && c->want[1])
+        status = linear_dw(c, dy, bias);
+    else if (status == HD_OK && bias)
         status = hd_do_sum_dims(dy, HD_SUM, rows_only, false, dy->dtype, &c->din[2]);
-    }
     hd_tensor_release(dy);
     return status;
 }

@@ -8,13 +8,19 @@ static void check_matmul(hd_dtype type, layout a_how, layout b_how, layout c_how
     b_shape.extent[last] = c_shape.extent[last] = n;
     begin("[.., %d, %d] x %d, %s and %s to %s", (int)a_shape.extent[last - 1], (int)a_shape.extent[last], (int)n,
           layout_names[a_how], layout_names[b_how], layout_names[c_how]);
-    hd_matmul_args args = {make(type, a_how, ANY, a_shape), make(type, b_how, ANY, b_shape),
-                           make(type, c_how, ANY, c_shape)};
+    hd_matmul_args args = {.a = make(type, a_how, ANY, a_shape),
+                           .b = make(type, b_how, ANY, b_shape),
+                           .c = make(type, c_how, ANY, c_shape)};
     // operands that repeat a number give one sum of k again and again: it may be near 0, and its errors do not average
     const int64_t k = a_shape.extent[last];
     const bool repeats = a_how >= LAYOUTS || b_how >= LAYOUTS;
     const limits most = {repeats ? 1e-5 : k > 1000 ? 1e-6 : 5e-7, 1e-13, repeats ? sqrt((double)k) : 0};
     CHECK(matmul, args, most, args.c);
+    if (last == 1) { // a linear layer's product, and its gradient's
+        args.bias = make(type, c_how == GAPS ? GAPS : ROW_MAJOR, ANY, SHAPE(n));
+        args.sums = make(type, c_how == GAPS ? GAPS : ROW_MAJOR, ANY, SHAPE(a_shape.extent[0]));
+        CHECK(matmul, args, ((limits){most.f32, most.f64, fmax(1, most.least)}), args.c, args.sums);
+    }
 }
 
 static const struct {

@@ -334,8 +334,13 @@ typedef struct {
     float *c;
     const int64_t *a_row, *c_row; // [m]
     int64_t a_step, b_step, b_col, c_step;
+    const float *bias; // [n] or NULL
+    float *sums;       // [m] of A's rows, or NULL; only where packs_a
     cpu_panels panels;
 } gemm;
+
+// Whether A is copied block by block, so that its rows are contiguous.
+static bool packs_a(int64_t m, int64_t k, int64_t a_step) { return a_step != 1 && m > TILE_ROWS && k > 1; }
 
 // A with its k not contiguous: BLOCK_ROWS x depth of it as [depth, BLOCK_ROWS].
 static void pack_block(float *dst, const gemm *g, int64_t row, int64_t rows, int64_t k0, int64_t depth) {
@@ -355,12 +360,26 @@ static void pack_block(float *dst, const gemm *g, int64_t row, int64_t rows, int
     }
 }
 
+// sums[i] += the sum of column i of a packed block, in double after each CPU_DEPTH elements.
+static void add_sums(double *sums, const float *block, int64_t rows, int64_t depth) {
+    VF_LOOP(i, lanes, rows) {
+        for (int64_t p = 0; p < depth; p += CPU_DEPTH) {
+            vf sum = {0};
+            for (int64_t q = p; q < cpu_min(p + CPU_DEPTH, depth); q++)
+                sum += vf_load_n(block + q * BLOCK_ROWS + i, lanes);
+            vf_add_to_double(sums + i, sum, lanes);
+        }
+    }
+}
+
 // Rows row.. of C, panels first..last-1. `block` is room for pack_block, NULL where A is used in place.
 static void gemm_task(const gemm *g, int64_t row, int64_t first, int64_t last, float *block) {
     static const int64_t packed_row[] = {
 #define R8(i) i, i + 1, i + 2, i + 3, i + 4, i + 5, i + 6, i + 7
         R8(0), R8(8), R8(16), R8(24), R8(32), R8(40), R8(48), R8(56), R8(64), R8(72), R8(80), R8(88)};
     cpu_segment segments[BLOCK_DEPTH / CPU_DEPTH];
+    float *sums_out = first == 0 ? g->sums : NULL;
+    double sums[BLOCK_ROWS] = {0};
     cpu_product p = {.rows = cpu_min(BLOCK_ROWS, g->m - row),
                      .a_step = g->a_step,
                      .segments = segments,
@@ -375,14 +394,19 @@ static void gemm_task(const gemm *g, int64_t row, int64_t first, int64_t last, f
         if (block) {
             pack_block(block, g, row, p.rows, k0, depth);
             p.a = block, p.a_row = packed_row, p.a_step = BLOCK_ROWS;
+            if (sums_out)
+                add_sums(sums, block, p.rows, depth);
         }
         p.segment_count = cpu_parts(depth, CPU_DEPTH);
         for (int64_t s = 0; s < p.segment_count; s++)
             segments[s] = (cpu_segment){s * CPU_DEPTH * p.a_step, cpu_min(CPU_DEPTH, depth - s * CPU_DEPTH)};
         p.b_first = k0;
         p.add = k0 > 0;
+        p.bias = p.add ? NULL : g->bias;
         cpu_product_run(&p, first, last);
     }
+    for (int64_t i = 0; sums_out && i < p.rows; i++)
+        sums_out[row + i] = (float)sums[i];
 }
 
 static hd_status no_memory(void) { return hd_fail(HD_ENOMEM, "matmul: no memory for the workspace"); }
@@ -409,7 +433,7 @@ static hd_status gemm_run(gemm *g) {
     const int64_t row_blocks = cpu_parts(g->m, BLOCK_ROWS), panels = cpu_panel_count(g->n);
     const int64_t wide = row_blocks < TASKS_WANTED ? BLOCK_PANELS : BLOCK_PANELS_WIDE;
     const int64_t column_blocks = cpu_parts(panels, wide);
-    const bool pack_a = g->a_step != 1 && g->m > TILE_ROWS && g->k > 1;
+    const bool pack_a = packs_a(g->m, g->k, g->a_step);
     bool failed = false;
     float *packed;
     HD_CHECK(gemm_pack(g, &packed));
@@ -440,10 +464,13 @@ static int64_t row_offset(const hd_view *v, int first, int64_t row) { return off
 
 static int64_t batch_offset(const hd_view *v, int64_t i) { return offset_of(v, 0, v->ndim - 2, i); }
 
-// One matrix b; a and c with all dimensions from `from` on.
-static hd_status matmul_f32(const hd_view *a, const hd_view *b, const hd_view *c, int from) {
+// One matrix b; a and c with all dimensions from `from` on. bias [n] and sums [m], or NULL.
+static hd_status matmul_f32(const hd_view *a, const hd_view *b, const hd_view *c, int from, const float *bias,
+                            float *sums) {
     const int d = c->ndim;
     gemm g = {.m = 1,
+              .bias = bias,
+              .sums = sums,
               .n = c->shape[d - 1],
               .k = a->shape[d - 1],
               .a = a->data,
@@ -523,24 +550,61 @@ static hd_status matmul_batches(const hd_view *a, const hd_view *b, const hd_vie
             const hd_view at = transposed(ai);
             ai = transposed(bi), bi = at, ci = transposed(ci);
         }
-        if (matmul_f32(&ai, &bi, &ci, d - 2) != HD_OK)
+        if (matmul_f32(&ai, &bi, &ci, d - 2, NULL, NULL) != HD_OK)
             __atomic_store_n(&failed, true, __ATOMIC_RELAXED);
     }
     return failed ? no_memory() : HD_OK;
 }
 
+// What products do not do on their way: bias added to all rows of c, sums of the rows of a.
+static void add_bias(const hd_view *c, const hd_view *bias) {
+    CPU_PARALLEL_FOR(i, c->shape[0]) {
+        for (int64_t j = 0; j < c->shape[1]; j++) {
+            const int64_t at = i * c->strides[0] + j * c->strides[1];
+            if (c->dtype == HD_F64)
+                ((double *)c->data)[at] += ((const double *)bias->data)[j * bias->strides[0]];
+            else
+                ((float *)c->data)[at] += ((const float *)bias->data)[j * bias->strides[0]];
+        }
+    }
+}
+
+static void sum_rows(const hd_view *a, const hd_view *sums) {
+    CPU_PARALLEL_FOR(i, a->shape[0]) {
+        double sum = 0;
+        for (int64_t p = 0; p < a->shape[1]; p++) {
+            const int64_t at = i * a->strides[0] + p * a->strides[1];
+            sum += a->dtype == HD_F64 ? ((const double *)a->data)[at] : (double)((const float *)a->data)[at];
+        }
+        if (a->dtype == HD_F64)
+            ((double *)sums->data)[i * sums->strides[0]] = sum;
+        else
+            ((float *)sums->data)[i * sums->strides[0]] = (float)sum;
+    }
+}
+
 hd_status cpu_matmul(const hd_matmul_args *g) {
     const hd_view *a = &g->a, *b = &g->b, *c = &g->c;
     const int d = c->ndim;
-    if (hd_view_numel(c) == 0)
-        return HD_OK;
-    if (c->dtype == HD_F64) {
-        CPU_PARALLEL_FOR(row, hd_view_numel(c) / c->shape[d - 1])
-        matmul_f64(a, b, c, row);
-        return HD_OK;
-    }
-    bool shared = d > 2;
+    bool one_b = true, bias_done = !g->bias.data, sums_done = !g->sums.data;
     for (int i = 0; i < d - 2; i++)
-        shared = shared && (b->strides[i] == 0 || b->shape[i] == 1);
-    return shared ? matmul_f32(a, b, c, 0) : matmul_batches(a, b, c);
+        one_b = one_b && (b->strides[i] == 0 || b->shape[i] == 1);
+    hd_status status = HD_OK;
+    if (c->dtype == HD_F64) {
+        CPU_PARALLEL_FOR(row, hd_view_numel(c) / cpu_max(1, c->shape[d - 1]))
+        matmul_f64(a, b, c, row);
+    } else if (hd_view_numel(c) > 0 && one_b && (d > 2 || !better_transposed(b, c))) {
+        const bool dense_bias = !bias_done && g->bias.strides[0] == 1;
+        const bool sums_too = !sums_done && g->sums.strides[0] == 1 && packs_a(c->shape[0], a->shape[1], a->strides[1]);
+        status = matmul_f32(a, b, c, 0, dense_bias ? g->bias.data : NULL, sums_too ? g->sums.data : NULL);
+        bias_done = bias_done || dense_bias;
+        sums_done = sums_done || sums_too;
+    } else if (hd_view_numel(c) > 0) {
+        status = matmul_batches(a, b, c);
+    }
+    if (status == HD_OK && !bias_done)
+        add_bias(c, &g->bias);
+    if (status == HD_OK && !sums_done)
+        sum_rows(a, &g->sums);
+    return status;
 }

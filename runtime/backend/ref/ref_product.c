@@ -7,15 +7,21 @@ hd_status ref_matmul(const hd_matmul_args *args) {
     const int64_t m = vc->shape[vc->ndim - 2], n = vc->shape[vc->ndim - 1], k = va->shape[va->ndim - 1];
     const int64_t size = hd_view_numel(vc), batches = m * n > 0 ? size / (m * n) : 0;
     ref_scratch s = {0};
-    const double *a = ref_in(&s, va), *b = ref_in(&s, &args->b);
-    double *c = ref_doubles(&s, size);
+    const double *a = ref_in(&s, va), *b = ref_in(&s, &args->b), *bias = ref_in(&s, &args->bias);
+    double *c = ref_doubles(&s, size), *sums = ref_doubles(&s, m);
     if (s.failed)
         return ref_end(&s);
-    for (int64_t i = 0; i < batches * m; i++) // row i of all of c
+    for (int64_t i = 0; i < batches * m; i++) { // row i of all of c
         for (int64_t q = 0; q < k; q++)
             for (int64_t j = 0; j < n; j++)
                 c[i * n + j] += a[i * k + q] * b[(i / m * k + q) * n + j];
+        for (int64_t j = 0; bias && j < n; j++)
+            c[i * n + j] += bias[j];
+    }
+    for (int64_t i = 0; args->sums.data && i < m * k; i++)
+        sums[i / k] += a[i];
     ref_out(vc, c);
+    ref_out(&args->sums, sums);
     return ref_end(&s);
 }
 
