@@ -127,10 +127,11 @@ static hd_conv_args conv_args(const conv_case *c, hd_dtype type, layout x_how, l
     return a;
 }
 
-// Winograd's transforms of 3x3 convolutions round more than sums of products do: on data that is channels-last such
-// shapes have the limit of the gradients, 2e-6, forward too.
+// Winograd's transforms of 3x3, 1x3 and 1x5 convolutions round more than sums of products do: on data that is
+// channels-last such shapes have the limit of the gradients, 2e-6, forward too.
 static limits conv_limits(const conv_case *c, const hd_conv_args *a) {
-    const bool tiled = c->c >= 16 && c->k >= 16 && c->r == 3 && c->s == 3 && c->stride[0] == 1 && c->stride[1] == 1;
+    const bool tiled = c->c >= 16 && c->k >= 16 && c->stride[0] == 1 && c->stride[1] == 1 &&
+                       (c->r == 3 ? c->s == 3 : c->r == 1 && (c->s == 3 || c->s == 5));
     return tiled && c->groups == 1 && a->x.strides[1] == 1 && a->y.strides[1] == 1 ? GRADIENT : FORWARD;
 }
 
@@ -150,14 +151,17 @@ static void test_conv_and_gradients_agree_in_channels_last(void **state) {
         }
 }
 
-// 3x3 convolutions with enough channels for tiles of 4x4 outputs: tiles cut off at the edges, channels that do not fill
-// vectors or panels, one block of tiles and several, padding that differs; and sizes just too small for tiles.
+// Convolutions with enough channels for tiles of 4x4 or of 1x4 outputs: tiles cut off at the edges, channels that do
+// not fill vectors or panels, one block of tiles and several, padding that differs; and sizes just too small for tiles.
 static const conv_case tiled_convs[] = {
     {1, 16, 7, 7, 16, 3, 3, {1, 1}, {1, 1}, {1, 1}, 1},   {2, 17, 9, 13, 20, 3, 3, {1, 1}, {0, 0}, {1, 1}, 1},
     {1, 20, 13, 9, 17, 3, 3, {1, 1}, {2, 2}, {1, 1}, 1},  {1, 48, 33, 33, 64, 3, 3, {1, 1}, {1, 1}, {1, 1}, 1},
     {1, 64, 13, 33, 48, 3, 3, {1, 1}, {0, 2}, {1, 1}, 1}, {3, 64, 9, 7, 64, 3, 3, {1, 1}, {2, 1}, {1, 1}, 1},
     {5, 16, 33, 33, 20, 3, 3, {1, 1}, {1, 1}, {1, 1}, 1}, {2, 130, 8, 8, 200, 3, 3, {1, 1}, {1, 1}, {1, 1}, 1},
     {2, 16, 8, 8, 16, 3, 3, {1, 1}, {0, 0}, {1, 1}, 1},   {2, 16, 6, 9, 16, 3, 3, {1, 1}, {1, 1}, {1, 1}, 1},
+    {3, 32, 1, 64, 32, 1, 5, {1, 1}, {0, 2}, {1, 1}, 1},  {2, 17, 1, 131, 20, 1, 5, {1, 1}, {0, 4}, {1, 1}, 1},
+    {1, 130, 1, 9, 70, 1, 5, {1, 1}, {0, 0}, {1, 1}, 1},  {2, 16, 3, 30, 16, 1, 5, {1, 1}, {0, 1}, {1, 1}, 1},
+    {3, 32, 1, 65, 48, 1, 3, {1, 1}, {0, 1}, {1, 1}, 1},  {2, 19, 2, 7, 16, 1, 3, {1, 1}, {0, 2}, {1, 1}, 1},
 };
 
 static void test_conv_in_tiles_agrees(void **state) {

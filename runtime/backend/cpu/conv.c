@@ -9,6 +9,7 @@
 // and a part of the kernel, transposed and flipped.
 // Threads: blocks of pixels (and of columns, where there are few blocks) cut by shape; each writes its own outputs.
 #include "backend/cpu/conv.h"
+#include "backend/cpu/conv_winograd.h"
 
 #include <pthread.h>
 #include <stdlib.h>
@@ -351,22 +352,27 @@ static void choose(void) {
     winograd_wanted = !choice || strcmp(choice, "shift") != 0;
 }
 
-// Winograd's method is twice as fast or more from 16 channels and images of 7x7 on (measured). 5x5 and 6x6 waste up to
-// half of their tiles; at 4x4 transforming the weights is most of the work: which method is faster there depends on the
-// machine. tiled: what is cut into tiles, y or dx.
-static bool by_winograd(const hd_conv_args *a, const hd_view *tiled) {
+// The form of Winograd's method that computes a convolution fastest, or NULL. tiled: what is cut into tiles, y or dx.
+// It is twice as fast or more from 16 channels and images of 7x7 on (measured). 5x5 and 6x6 waste up to half of their
+// tiles; at 4x4 transforming the weights is most of the work: which method is faster there depends on the machine.
+static const wino_form *winograd_form(const hd_conv_args *a, const hd_view *tiled) {
+    static const wino_form *const forms[] = {&wino_4x4_3x3, &wino_1x4_1x5, &wino_1x4_1x3};
     static pthread_once_t once = PTHREAD_ONCE_INIT;
     pthread_once(&once, choose);
     bool fits = winograd_wanted && a->groups == 1 && a->x.shape[0] > 0 && a->x.shape[1] >= WINOGRAD_CHANNELS &&
                 a->y.shape[1] >= WINOGRAD_CHANNELS && a->x.strides[1] == 1 && a->y.strides[1] == 1;
     for (int d = 0; d < 2; d++)
-        fits = fits && a->w.shape[2 + d] == 3 && a->stride[d] == 1 && a->dilation[d] == 1 && a->padding[d] <= 2 &&
-               tiled->shape[2 + d] >= WINOGRAD_EXTENT;
-    return fits;
+        fits = fits && a->stride[d] == 1 && a->dilation[d] == 1 && a->padding[d] < a->w.shape[2 + d] &&
+               (a->w.shape[2 + d] == 1 || tiled->shape[2 + d] >= WINOGRAD_EXTENT);
+    for (size_t i = 0; fits && i < sizeof forms / sizeof *forms; i++)
+        if (forms[i]->rows->taps == a->w.shape[2] && forms[i]->cols->taps == a->w.shape[3])
+            return forms[i];
+    return NULL;
 }
 
 static hd_status conv_f32(const hd_conv_args *a, const float *bias) {
-    return by_winograd(a, &a->y) ? conv_winograd(a, bias) : conv_shift(a, bias);
+    const wino_form *form = winograd_form(a, &a->y);
+    return form ? conv_winograd(form, a, bias) : conv_shift(a, bias);
 }
 
 static hd_status conv_any(const hd_conv_args *a) {
@@ -392,14 +398,16 @@ hd_status cpu_conv(const hd_conv_args *a) {
 hd_status cpu_conv_dx(const hd_conv_args *a) {
     if (a->x.dtype == HD_F64)
         return conv_dx_f64(a);
-    return by_winograd(a, &a->x) ? conv_dx_winograd(a) : conv_dx_shift(a);
+    const wino_form *form = winograd_form(a, &a->x);
+    return form ? conv_dx_winograd(form, a) : conv_dx_shift(a);
 }
 
 hd_status cpu_conv_dw(const hd_conv_args *a) {
     if (a->x.dtype == HD_F64)
         return conv_dw_f64(a);
-    if (!by_winograd(a, &a->y))
+    const wino_form *form = winograd_form(a, &a->y);
+    if (!form)
         return conv_dw_shift(a);
-    HD_CHECK(conv_dw_winograd(a));
+    HD_CHECK(conv_dw_winograd(form, a));
     return a->b.data ? conv_db(a) : HD_OK;
 }

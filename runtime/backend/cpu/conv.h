@@ -46,14 +46,6 @@ const float *CPU_NAME(conv_window_load)(const conv_window *w, const conv_block *
 #define conv_window_size CPU_NAME(conv_window_size)
 #define conv_window_load CPU_NAME(conv_window_load)
 
-// By Winograd's method, see conv_winograd.h: 3x3, stride 1, x and y channels-last. bias is dense, or NULL.
-hd_status CPU_NAME(conv_winograd)(const hd_conv_args *a, const float *bias);
-hd_status CPU_NAME(conv_dx_winograd)(const hd_conv_args *a);
-hd_status CPU_NAME(conv_dw_winograd)(const hd_conv_args *a);
-#define conv_winograd CPU_NAME(conv_winograd)
-#define conv_dx_winograd CPU_NAME(conv_dx_winograd)
-#define conv_dw_winograd CPU_NAME(conv_dw_winograd)
-
 // The gradients of weights and bias by shifted products, that of the bias alone, and the three entries in double.
 hd_status CPU_NAME(conv_dw_shift)(const hd_conv_args *a);
 hd_status CPU_NAME(conv_db)(const hd_conv_args *a);

@@ -1,9 +1,9 @@
-// backend/cpu/conv_winograd.c: 3x3 convolution of stride 1 and its input gradient by Winograd's F(4x4, 3x3).
+// backend/cpu/conv_winograd.c: convolution of stride 1 and its input gradient by Winograd's method, for any form.
 // Layer: backend. Calls: gemm.h, conv_winograd.h. Called by: conv.c. Used where x and y are channels-last.
 //
-// Per block of tiles: transform the windows to 36 planes [tiles, in], multiply each plane by its transformed weights
-// [in, outs], transform the 36 results [tiles, outs] back to 4x4 pixels and add the bias. The input gradient is the
-// same convolution of dy with the weights transposed and turned by 180 degrees, and with padding 2 - p.
+// Per block of tiles: transform the windows to planes [tiles, in], multiply each plane by its transformed weights
+// [in, outs], transform the results [tiles, outs] back to pixels and add the bias. The input gradient is the same
+// convolution of dy with the weights transposed and turned by 180 degrees, and with padding taps - 1 - p.
 // Threads: blocks of tiles (and panels of outputs, where there are few blocks) cut by shape; each writes its own
 // outputs. The weights are transformed once per call, in parallel over their panels.
 #include "backend/cpu/conv_winograd.h"
@@ -11,13 +11,13 @@
 #include <string.h>
 
 #define TASKS_WANTED 8
-#define WEIGHT_ROWS 16                // input channels whose weights one task transforms
 #define ROOM_BYTES ((int64_t)1 << 20) // of the planes of one task: they stay in the second-level cache
 #define LEAST_TILES 24                // of a block: fewer would read the weights too often
 #define MOST_TILES 60
 #define TILE_ROWS 6 // of the product's tiles: blocks are multiples of it
 
 typedef struct {
+    const wino_form *form;
     const hd_view *source, *out; // [n,in,h,w], [n,outs,oh,ow]
     int64_t padding[2];
     int64_t in, outs;
@@ -29,104 +29,39 @@ typedef struct {
     int64_t block, blocks;  // tiles of a block, number of blocks
     int64_t splits;         // tasks that share the panels of one block
     int64_t panels_at_once; // whose planes a task holds
-    float *packed;          // 36 packed matrices [in, outs], packed_pitch apart
+    float *packed;          // one packed matrix [in, outs] per plane, packed_pitch apart
     int64_t packed_pitch;
 } wino;
 
 static hd_status no_memory(void) { return hd_fail(HD_ENOMEM, "conv: no memory for the workspace"); }
 
-// Transforms -------------------------------------------------------------------------------------------------------
-
-// n channels of one window, its pixels at the addresses `at`.
-WINO_INLINE void input_vector(const float *const *at, int64_t channel, int64_t n, float *to, int64_t pitch) {
-#define PIXEL(i, j) vf_load_n(at[(i)*WINO_WINDOW + (j)] + channel, n)
-#define STORE(i, j, v) vf_store(to + ((i)*WINO_WINDOW + (j)) * pitch + channel, v)
-    WINO_BOTH_WAYS(wino_bt, WINO_WINDOW, WINO_WINDOW, PIXEL, STORE);
-#undef PIXEL
-#undef STORE
-}
-
-void wino_transform_input(const wino_planes *planes, const hd_view *source, const int64_t padding[2],
-                          const wino_tiles *tiles, int64_t first, int64_t count, int64_t channel, int64_t channels,
-                          const float *zeros) {
-    const float *at[WINO_PLANES];
-    const int64_t whole = channels / VF_LANES * VF_LANES;
-    for (int64_t t = 0; t < count; t++) {
-        const wino_place place = wino_place_of(tiles, first + t);
-        float *to = planes->data + t * planes->width;
-        wino_pixels(at, WINO_WINDOW, source, zeros, place.image, place.y - padding[0], place.x - padding[1], channel);
-        for (int64_t c = 0; c < whole; c += VF_LANES)
-            input_vector(at, c, VF_LANES, to, planes->pitch);
-        if (whole < channels)
-            input_vector(at, whole, channels - whole, to, planes->pitch);
-    }
-}
-
-// n channels of one tile from the products to rows x cols pixels at `to`.
-WINO_INLINE void output_vector(const float *from, int64_t pitch, vf bias, float *to, const int64_t *stride,
-                               int64_t rows, int64_t cols, int64_t n) {
-#define PRODUCT(i, j) vf_load(from + ((i)*WINO_WINDOW + (j)) * pitch)
-#define STORE(i, j, v)                                                                                                 \
-    if ((i) < rows && (j) < cols)                                                                                      \
-    vf_store_n(to + (i)*stride[2] + (j)*stride[3], (v) + bias, n)
-    WINO_BOTH_WAYS(wino_at, WINO_WINDOW, WINO_TILE, PRODUCT, STORE);
-#undef PRODUCT
-#undef STORE
-}
-
-// Outputs channel..channel+channels-1 of a block of tiles.
-static void transform_output(const wino *w, const wino_planes *planes, int64_t first, int64_t count, int64_t channel,
-                             int64_t channels) {
-    const hd_view *out = w->out;
-    const int64_t whole = channels / VF_LANES * VF_LANES, tail = channels - whole;
-    const float *bias = w->bias ? w->bias + channel : NULL;
-    for (int64_t t = 0; t < count; t++) {
-        const wino_place place = wino_place_of(&w->tiles, first + t);
-        const int64_t rows = cpu_min(WINO_TILE, out->shape[2] - place.y);
-        const int64_t cols = cpu_min(WINO_TILE, out->shape[3] - place.x);
-        const float *from = planes->data + t * planes->width;
-        float *to = (float *)out->data + place.image * out->strides[0] + channel + place.y * out->strides[2] +
-                    place.x * out->strides[3];
-        for (int64_t c = 0; c < whole; c += VF_LANES)
-            output_vector(from + c, planes->pitch, bias ? vf_load(bias + c) : (vf){0}, to + c, out->strides, rows, cols,
-                          VF_LANES);
-        if (tail > 0)
-            output_vector(from + whole, planes->pitch, bias ? vf_load_part(bias + whole, tail) : (vf){0}, to + whole,
-                          out->strides, rows, cols, tail);
-    }
-}
+// Weights ----------------------------------------------------------------------------------------------------------
 
 // taps[t][i * VF_LANES + l] = tap t of input channel i, output l; zeros for the outputs that are not there. Tap by tap
 // within a channel, since that is how weights lie in memory.
-static void gather_taps(const wino *w, float taps[9][WEIGHT_ROWS * VF_LANES], const float *src, int64_t count,
+static void gather_taps(const wino *w, float taps[][WINO_WEIGHT_ROWS * VF_LANES], const float *src, int64_t count,
                         int64_t outs) {
-    int64_t offset[9];
-    for (int t = 0; t < 9; t++)
-        offset[t] = t / 3 * w->tap_stride[0] + t % 3 * w->tap_stride[1];
+    const int cols = w->form->cols->taps, n = w->form->rows->taps * cols;
+    int64_t offset[WINO_MOST_TAPS];
+    for (int t = 0; t < n; t++)
+        offset[t] = t / cols * w->tap_stride[0] + t % cols * w->tap_stride[1];
     for (int64_t l = 0; l < VF_LANES; l++)
         for (int64_t i = 0; i < count; i++) {
             const float *from = src + i * w->in_stride + l * w->out_stride;
-            for (int t = 0; t < 9; t++)
+            for (int t = 0; t < n; t++)
                 taps[t][i * VF_LANES + l] = l < outs ? from[offset[t]] : 0.0f;
         }
 }
 
-// The weights of `count` (at most WEIGHT_ROWS) input channels and one panel of outputs.
+// The weights of `count` (at most WINO_WEIGHT_ROWS) input channels and one panel of outputs.
 static void transform_weights(const wino *w, int64_t panel, int64_t first, int64_t count) {
-    float taps[9][WEIGHT_ROWS * VF_LANES] __attribute__((aligned(64)));
-    const int64_t col = panel * CPU_PANEL, width = cpu_panel_width(w->outs, panel), pitch = w->packed_pitch;
+    float taps[WINO_MOST_TAPS][WINO_WEIGHT_ROWS * VF_LANES] __attribute__((aligned(64)));
+    const int64_t col = panel * CPU_PANEL, width = cpu_panel_width(w->outs, panel);
     const float *src = w->weights + first * w->in_stride + col * w->out_stride;
     float *to = w->packed + col * w->in + first * width;
     for (int64_t j = 0; j < width; j += VF_LANES) {
         gather_taps(w, taps, src + j * w->out_stride, count, w->outs - col - j);
-        for (int64_t i = 0; i < count; i++) {
-            float *row = to + i * width + j;
-#define TAP(y, x) vf_load(&taps[(y)*3 + (x)][i * VF_LANES])
-#define STORE(y, x, v) vf_store(row + ((y)*WINO_WINDOW + (x)) * pitch, v)
-            WINO_BOTH_WAYS(wino_g, 3, WINO_WINDOW, TAP, STORE);
-#undef TAP
-#undef STORE
-        }
+        w->form->weights(taps, count, to + j, width, w->packed_pitch);
     }
 }
 
@@ -143,16 +78,17 @@ typedef struct {
 
 static size_t room_bytes(const wino *w) {
     const int64_t in = wino_width(w->in), outs = cpu_min(wino_width(w->outs), w->panels_at_once * CPU_PANEL);
-    return wino_planes_bytes(w->block, in) + wino_planes_bytes(w->block, outs) + sizeof(float) * (size_t)in +
-           sizeof(int64_t) * 2 * (size_t)w->block + sizeof(cpu_segment) * (size_t)cpu_parts(w->in, CPU_DEPTH);
+    return wino_planes_bytes(w->form, w->block, in) + wino_planes_bytes(w->form, w->block, outs) +
+           sizeof(float) * (size_t)in + sizeof(int64_t) * 2 * (size_t)w->block +
+           sizeof(cpu_segment) * (size_t)cpu_parts(w->in, CPU_DEPTH);
 }
 
 static wino_room lay_out(const wino *w, char *memory) {
     const int64_t in = wino_width(w->in), outs = cpu_min(wino_width(w->outs), w->panels_at_once * CPU_PANEL);
     wino_room room = {.source = {(float *)memory, in, wino_pitch(w->block, in)}};
-    memory += wino_planes_bytes(w->block, in);
+    memory += wino_planes_bytes(w->form, w->block, in);
     room.result = (wino_planes){(float *)memory, outs, wino_pitch(w->block, outs)};
-    room.zeros = (float *)(memory + wino_planes_bytes(w->block, outs));
+    room.zeros = (float *)(memory + wino_planes_bytes(w->form, w->block, outs));
     memset(room.zeros, 0, sizeof(float) * (size_t)in);
     room.a_row = (int64_t *)(room.zeros + in);
     room.c_row = room.a_row + w->block;
@@ -168,7 +104,7 @@ static wino_room lay_out(const wino *w, char *memory) {
 
 // Panels first..last-1 of the outputs of `tiles` tiles, whose source planes are there.
 static void multiply(const wino *w, const wino_room *room, int64_t tiles, int64_t first, int64_t last) {
-    const int64_t col = first * CPU_PANEL;
+    const int64_t planes = wino_plane_count(w->form), col = first * CPU_PANEL;
     cpu_panels b = {.k = w->in, .n = cpu_min(wino_width(w->outs), last * CPU_PANEL) - col};
     cpu_product p = {.rows = tiles,
                      .a_row = room->a_row,
@@ -178,7 +114,7 @@ static void multiply(const wino *w, const wino_room *room, int64_t tiles, int64_
                      .b = &b,
                      .c_row = room->c_row,
                      .c_step = 1};
-    for (int64_t plane = 0; plane < WINO_PLANES; plane++) {
+    for (int64_t plane = 0; plane < planes; plane++) {
         p.a = room->source.data + plane * room->source.pitch;
         b.data = w->packed + plane * w->packed_pitch + col * w->in;
         p.c = room->result.data + plane * room->result.pitch;
@@ -189,11 +125,14 @@ static void multiply(const wino *w, const wino_room *room, int64_t tiles, int64_
 // One block of tiles, panels first..last-1 of the outputs.
 static void run_block(const wino *w, const wino_room *room, int64_t block, int64_t first, int64_t last) {
     const int64_t tile = block * w->block, tiles = cpu_min(w->block, w->tiles.count - tile);
-    wino_transform_input(&room->source, w->source, w->padding, &w->tiles, tile, tiles, 0, w->in, room->zeros);
+    const wino_run source = {w->source, {w->padding[0], w->padding[1]}, &w->tiles, tile, tiles, 0, w->in};
+    w->form->input(&source, &room->source, room->zeros);
     for (int64_t panel = first; panel < last; panel += w->panels_at_once) {
         const int64_t end = cpu_min(last, panel + w->panels_at_once), channel = panel * CPU_PANEL;
         multiply(w, room, tiles, panel, end);
-        transform_output(w, &room->result, tile, tiles, channel, cpu_min(w->outs, end * CPU_PANEL) - channel);
+        const wino_run out = {
+            w->out, {0}, &w->tiles, tile, tiles, channel, cpu_min(w->outs, end * CPU_PANEL) - channel};
+        w->form->output(&out, &room->result, w->bias ? w->bias + channel : NULL);
     }
 }
 
@@ -217,10 +156,10 @@ static hd_status run_tasks(const wino *w) {
 
 static void plan(wino *w) {
     const int64_t in = wino_width(w->in), outs = wino_width(w->outs), panels = cpu_panel_count(w->outs);
-    w->tiles = wino_tiles_over(w->out);
+    w->tiles = wino_tiles_over(w->form, w->out);
     w->panels_at_once = 2;
     const int64_t tile_bytes =
-        (int64_t)sizeof(float) * WINO_PLANES * (in + cpu_min(outs, w->panels_at_once * CPU_PANEL));
+        (int64_t)sizeof(float) * wino_plane_count(w->form) * (in + cpu_min(outs, w->panels_at_once * CPU_PANEL));
     const int64_t most = cpu_max(LEAST_TILES, cpu_min(MOST_TILES, ROOM_BYTES / tile_bytes)) / TILE_ROWS * TILE_ROWS;
     const int64_t even = cpu_parts(w->tiles.count, cpu_parts(w->tiles.count, most));
     w->block = cpu_parts(even, TILE_ROWS) * TILE_ROWS;
@@ -232,21 +171,22 @@ static void plan(wino *w) {
 
 static hd_status run(wino *w) {
     plan(w);
-    w->packed = hd_alloc(sizeof(float) * (size_t)(WINO_PLANES * w->packed_pitch));
+    w->packed = hd_alloc(sizeof(float) * (size_t)(wino_plane_count(w->form) * w->packed_pitch));
     if (!w->packed)
         return no_memory();
-    const int64_t parts = cpu_parts(w->in, WEIGHT_ROWS);
+    const int64_t parts = cpu_parts(w->in, WINO_WEIGHT_ROWS);
     CPU_PARALLEL_FOR(i, cpu_panel_count(w->outs) * parts) {
-        const int64_t first = i % parts * WEIGHT_ROWS;
-        transform_weights(w, i / parts, first, cpu_min(WEIGHT_ROWS, w->in - first));
+        const int64_t first = i % parts * WINO_WEIGHT_ROWS;
+        transform_weights(w, i / parts, first, cpu_min(WINO_WEIGHT_ROWS, w->in - first));
     }
     hd_status status = run_tasks(w);
     hd_free(w->packed);
     return status;
 }
 
-hd_status conv_winograd(const hd_conv_args *a, const float *bias) {
-    wino w = {.source = &a->x,
+hd_status conv_winograd(const wino_form *form, const hd_conv_args *a, const float *bias) {
+    wino w = {.form = form,
+              .source = &a->x,
               .out = &a->y,
               .padding = {a->padding[0], a->padding[1]},
               .in = a->x.shape[1],
@@ -259,13 +199,15 @@ hd_status conv_winograd(const hd_conv_args *a, const float *bias) {
     return run(&w);
 }
 
-hd_status conv_dx_winograd(const hd_conv_args *a) {
-    wino w = {.source = &a->y,
+hd_status conv_dx_winograd(const wino_form *form, const hd_conv_args *a) {
+    const int rows = form->rows->taps - 1, cols = form->cols->taps - 1;
+    wino w = {.form = form,
+              .source = &a->y,
               .out = &a->x,
-              .padding = {2 - a->padding[0], 2 - a->padding[1]},
+              .padding = {rows - a->padding[0], cols - a->padding[1]},
               .in = a->y.shape[1],
               .outs = a->x.shape[1],
-              .weights = (const float *)a->w.data + 2 * a->w.strides[2] + 2 * a->w.strides[3],
+              .weights = (const float *)a->w.data + rows * a->w.strides[2] + cols * a->w.strides[3],
               .tap_stride = {-a->w.strides[2], -a->w.strides[3]},
               .in_stride = a->w.strides[0],
               .out_stride = a->w.strides[1]};

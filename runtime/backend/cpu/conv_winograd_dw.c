@@ -1,9 +1,9 @@
-// backend/cpu/conv_winograd_dw.c: the weight gradient of 3x3 convolutions of stride 1 by Winograd's F(4x4, 3x3).
+// backend/cpu/conv_winograd_dw.c: the weight gradient of convolutions of stride 1 by Winograd's method, for any form.
 // Layer: backend. Calls: gemm.h, conv_winograd.h. Called by: conv.c. Used where x and y are channels-last.
 //
-// dw = GT [sum over tiles of (BT x B) * (A dy AT)] G: per block of tiles the windows of x give 36 planes [tiles, in],
-// the tiles of dy 36 planes [tiles, outs]; each pair's product over the tiles is added to one of 36 sums [in, outs],
-// and the sums are transformed to 3x3 taps at the end.
+// dw = GT [sum over tiles of (BT x B) * (A dy AT)] G: per block of tiles the windows of x give planes [tiles, in], the
+// tiles of dy planes [tiles, outs]; each pair's product over the tiles is added to the plane's sum [in, outs], and the
+// sums are transformed to taps at the end.
 // Threads: the blocks are dealt to `parts` partial sums and, where those are few, the input channels to `splits`; both
 // numbers depend on the shapes alone. The partial sums are added pairwise, always in the same tree.
 #include "backend/cpu/conv_winograd.h"
@@ -21,41 +21,18 @@
 #define FINISH_ROWS 16                    // input channels whose sums one task transforms to taps
 
 typedef struct {
+    const wino_form *form;
     const hd_conv_args *args;
+    int64_t planes;
     int64_t in, outs, width; // channels of x and of dy, and these in whole vectors
     wino_tiles tiles;
     int64_t block, blocks; // tiles of a block, number of blocks
     int64_t parts, splits;
-    float *sums;   // [parts][36] sums [in, width]
+    float *sums;   // [parts][planes] sums [in, width]
     int64_t pitch; // from sum to sum
 } wino_dw;
 
 static hd_status no_memory(void) { return hd_fail(HD_ENOMEM, "conv_dw: no memory for the workspace"); }
-
-// n channels of one tile of dy, its pixels at the addresses `at`.
-WINO_INLINE void gradient_vector(const float *const *at, int64_t channel, int64_t n, float *to, int64_t pitch) {
-#define PIXEL(i, j) vf_load_n(at[(i)*WINO_TILE + (j)] + channel, n)
-#define STORE(i, j, v) vf_store(to + ((i)*WINO_WINDOW + (j)) * pitch + channel, v)
-    WINO_BOTH_WAYS(wino_a, WINO_TILE, WINO_WINDOW, PIXEL, STORE);
-#undef PIXEL
-#undef STORE
-}
-
-// A dy AT of tiles first..first+count-1.
-static void transform_gradient(const wino_dw *d, const wino_planes *planes, int64_t first, int64_t count,
-                               const float *zeros) {
-    const float *at[WINO_TILE * WINO_TILE];
-    const int64_t whole = d->outs / VF_LANES * VF_LANES;
-    for (int64_t t = 0; t < count; t++) {
-        const wino_place place = wino_place_of(&d->tiles, first + t);
-        float *to = planes->data + t * planes->width;
-        wino_pixels(at, WINO_TILE, &d->args->y, zeros, place.image, place.y, place.x, 0);
-        for (int64_t c = 0; c < whole; c += VF_LANES)
-            gradient_vector(at, c, VF_LANES, to, planes->pitch);
-        if (whole < d->outs)
-            gradient_vector(at, whole, d->outs - whole, to, planes->pitch);
-    }
-}
 
 // What one task works in; all of it one piece of memory.
 typedef struct {
@@ -65,16 +42,16 @@ typedef struct {
 } wino_room;
 
 static size_t room_bytes(const wino_dw *d, int64_t channels) {
-    return wino_planes_bytes(d->block, wino_width(channels)) + wino_planes_bytes(d->block, d->width) +
+    return wino_planes_bytes(d->form, d->block, wino_width(channels)) + wino_planes_bytes(d->form, d->block, d->width) +
            sizeof(float) * (size_t)cpu_max(wino_width(channels), d->width) + sizeof(int64_t) * 2 * (size_t)channels;
 }
 
 static wino_room lay_out(const wino_dw *d, int64_t channels, char *memory) {
     const int64_t width = wino_width(channels), zeros = cpu_max(width, d->width);
     wino_room room = {.x = {(float *)memory, width, wino_pitch(d->block, width)}};
-    memory += wino_planes_bytes(d->block, width);
+    memory += wino_planes_bytes(d->form, d->block, width);
     room.dy = (wino_planes){(float *)memory, d->width, wino_pitch(d->block, d->width)};
-    room.zeros = (float *)(memory + wino_planes_bytes(d->block, d->width));
+    room.zeros = (float *)(memory + wino_planes_bytes(d->form, d->block, d->width));
     memset(room.zeros, 0, sizeof(float) * (size_t)zeros);
     room.a_row = (int64_t *)(room.zeros + zeros);
     room.c_row = room.a_row + channels;
@@ -98,7 +75,7 @@ static void add_block(const wino_dw *d, const wino_room *room, int64_t tiles, in
                      .c_row = room->c_row,
                      .c_step = 1,
                      .add = add};
-    for (int64_t plane = 0; plane < WINO_PLANES; plane++) {
+    for (int64_t plane = 0; plane < d->planes; plane++) {
         p.a = room->x.data + plane * room->x.pitch;
         b.data = room->dy.data + plane * room->dy.pitch;
         p.c = sums + plane * d->pitch;
@@ -112,13 +89,15 @@ static hd_status run_task(const wino_dw *d, int64_t part, int64_t first, int64_t
     if (!memory)
         return HD_ENOMEM;
     const wino_room room = lay_out(d, last - first, memory);
-    const int64_t begin = d->blocks * part / d->parts, end = d->blocks * (part + 1) / d->parts;
-    float *sums = d->sums + part * WINO_PLANES * d->pitch + first * d->width;
+    const int64_t *padding = d->args->padding, begin = d->blocks * part / d->parts,
+                  end = d->blocks * (part + 1) / d->parts;
+    float *sums = d->sums + part * d->planes * d->pitch + first * d->width;
     for (int64_t block = begin; block < end; block++) {
         const int64_t tile = block * d->block, tiles = cpu_min(d->block, d->tiles.count - tile);
-        wino_transform_input(&room.x, &d->args->x, d->args->padding, &d->tiles, tile, tiles, first, last - first,
-                             room.zeros);
-        transform_gradient(d, &room.dy, tile, tiles, room.zeros);
+        const wino_run x = {&d->args->x, {padding[0], padding[1]}, &d->tiles, tile, tiles, first, last - first};
+        const wino_run dy = {&d->args->y, {0}, &d->tiles, tile, tiles, 0, d->outs};
+        d->form->input(&x, &room.x, room.zeros);
+        d->form->gradient(&dy, &room.dy, room.zeros);
         add_block(d, &room, tiles, last - first, sums, block > begin);
     }
     hd_free(memory);
@@ -129,37 +108,21 @@ static hd_status run_task(const wino_dw *d, int64_t part, int64_t first, int64_t
 
 // Input channels first..last-1 of all partial sums, added pairwise into the first.
 static void combine(const wino_dw *d, int64_t first, int64_t last) {
-    for (int64_t plane = 0; plane < WINO_PLANES; plane++)
+    for (int64_t plane = 0; plane < d->planes; plane++)
         for (int64_t apart = 1; apart < d->parts; apart *= 2)
             for (int64_t p = 0; p + apart < d->parts; p += 2 * apart) {
-                float *to = d->sums + (p * WINO_PLANES + plane) * d->pitch;
-                const float *from = to + apart * WINO_PLANES * d->pitch;
+                float *to = d->sums + (p * d->planes + plane) * d->pitch;
+                const float *from = to + apart * d->planes * d->pitch;
                 for (int64_t e = first * d->width; e < last * d->width; e += VF_LANES)
                     vf_store(to + e, vf_load(to + e) + vf_load(from + e));
             }
 }
 
-// n outputs of one tap, to channels that lie `stride` apart.
-static void store_taps(float *to, int64_t stride, vf v, int64_t n) {
-    if (stride == 1)
-        vf_store_n(to, v, n);
-    else
-        for (int64_t l = 0; l < n; l++)
-            to[l * stride] = v[l];
-}
-
 // The sums of input channel c to its taps.
 static void finish_channel(const wino_dw *d, int64_t c) {
     const hd_view *w = &d->args->w;
-    VF_LOOP(k, n, d->outs) {
-        const float *from = d->sums + c * d->width + k;
-        float *to = (float *)w->data + k * w->strides[0] + c * w->strides[1];
-#define SUM(i, j) vf_load(from + ((i)*WINO_WINDOW + (j)) * d->pitch)
-#define STORE(i, j, v) store_taps(to + (i)*w->strides[2] + (j)*w->strides[3], w->strides[0], v, n)
-        WINO_BOTH_WAYS(wino_gt, WINO_WINDOW, 3, SUM, STORE);
-#undef SUM
-#undef STORE
-    }
+    const int64_t strides[] = {w->strides[0], w->strides[2], w->strides[3]};
+    d->form->finish(d->sums + c * d->width, d->pitch, (float *)w->data + c * w->strides[1], strides, d->outs);
 }
 
 static hd_status run_all(const wino_dw *d) {
@@ -184,23 +147,28 @@ static hd_status run_all(const wino_dw *d) {
 
 // How the work is cut: see the head of the file.
 static void plan(wino_dw *d) {
-    const int64_t tile_bytes = (int64_t)sizeof(float) * WINO_PLANES * (wino_width(d->in) + d->width);
+    const int64_t tile_bytes = (int64_t)sizeof(float) * d->planes * (wino_width(d->in) + d->width);
     const int64_t most = cpu_max(LEAST_TILES, cpu_min(MOST_TILES, ROOM_BYTES / tile_bytes));
     d->pitch = d->in * d->width + WINO_LINE;
-    d->tiles = wino_tiles_over(&d->args->y);
+    d->tiles = wino_tiles_over(d->form, &d->args->y);
     d->blocks = cpu_parts(d->tiles.count, most);
     d->block = cpu_parts(d->tiles.count, d->blocks);
-    const int64_t sums_bytes = (int64_t)sizeof(float) * WINO_PLANES * d->pitch;
+    const int64_t sums_bytes = (int64_t)sizeof(float) * d->planes * d->pitch;
     const int64_t worth = cpu_max(CHEAP_BYTES / sums_bytes, d->blocks / PART_BLOCKS);
     d->parts = cpu_min(cpu_min(TASKS_WANTED, d->blocks), cpu_min(PARTIAL_BYTES / sums_bytes, worth));
     d->parts = cpu_max(1, d->parts);
     d->splits = cpu_max(1, cpu_min(TASKS_WANTED / d->parts, d->in / SPLIT));
 }
 
-hd_status conv_dw_winograd(const hd_conv_args *a) {
-    wino_dw d = {.args = a, .in = a->x.shape[1], .outs = a->y.shape[1], .width = wino_width(a->y.shape[1])};
+hd_status conv_dw_winograd(const wino_form *form, const hd_conv_args *a) {
+    wino_dw d = {.form = form,
+                 .planes = wino_plane_count(form),
+                 .args = a,
+                 .in = a->x.shape[1],
+                 .outs = a->y.shape[1],
+                 .width = wino_width(a->y.shape[1])};
     plan(&d);
-    d.sums = hd_alloc(sizeof(float) * (size_t)(d.parts * WINO_PLANES * d.pitch));
+    d.sums = hd_alloc(sizeof(float) * (size_t)(d.parts * d.planes * d.pitch));
     if (!d.sums)
         return no_memory();
     hd_status status = run_all(&d);

@@ -1,0 +1,303 @@
+// backend/cpu/conv_winograd_forms.c: the transforms of Winograd's method, for every form (see conv_winograd.h).
+// Layer: backend. Called by: conv_winograd.c, conv_winograd_dw.c. Used where x and y are channels-last.
+//
+// Along one dimension the points are 0, pairs +-p and infinity. What a pair shares is computed once: the values at p
+// and at -p are even part + odd part and even part - odd part. All transforms below are written for any points; a form
+// passes its own as constants, and the compiler unrolls every loop over them.
+#include "backend/cpu/conv_winograd.h"
+
+#define INLINE static inline __attribute__((always_inline))
+#define MOST 8 // longest window in one dimension
+
+#define SQ(a) ((a) * (a))
+#define POINTS_2(A, B)                                                                                                 \
+    .pairs = 2, .point = {A, B}, .all = {SQ(A) * SQ(B), -SQ(A) - SQ(B)}, .others = {{-SQ(B)}, {-SQ(A)}},               \
+    .scale = {1 / (2 * SQ(A) * (SQ(A) - SQ(B))), 1 / (2 * SQ(B) * (SQ(B) - SQ(A)))}
+#define POINTS_3(A, B, C)                                                                                              \
+    .pairs = 3, .point = {A, B, C},                                                                                    \
+    .all = {-SQ(A) * SQ(B) * SQ(C), SQ(A) * SQ(B) + SQ(A) * SQ(C) + SQ(B) * SQ(C), -SQ(A) - SQ(B) - SQ(C)},            \
+    .others = {{SQ(B) * SQ(C), -SQ(B) - SQ(C)}, {SQ(A) * SQ(C), -SQ(A) - SQ(C)}, {SQ(A) * SQ(B), -SQ(A) - SQ(B)}},     \
+    .scale = {1 / (2 * SQ(A) * (SQ(A) - SQ(B)) * (SQ(A) - SQ(C))),                                                     \
+              1 / (2 * SQ(B) * (SQ(B) - SQ(A)) * (SQ(B) - SQ(C))),                                                     \
+              1 / (2 * SQ(C) * (SQ(C) - SQ(A)) * (SQ(C) - SQ(B)))}
+
+// The points were chosen by their error (measured, relative L2): with 5/8 and 3/2 the two-dimensional form loses half
+// as much to rounding as with the usual 1 and 2.
+static const wino_way one = {.taps = 1, .tile = 1, .window = 1};
+static const wino_way f43 = {.taps = 3, .tile = 4, .window = 6, POINTS_2(0.625f, 1.5f)};
+static const wino_way f45 = {.taps = 5, .tile = 4, .window = 8, POINTS_3(0.5f, 1.0f, 2.0f)};
+
+// One dimension ----------------------------------------------------------------------------------------------------
+
+// x^n, n at most 4.
+INLINE float power(float x, int n) {
+    return n == 0 ? 1.0f : n == 1 ? x : n == 2 ? x * x : n == 3 ? x * x * x : x * x * x * x;
+}
+
+// BT: the window's inputs to as many values.
+INLINE void bt(const wino_way *f, const vf *d, vf *o) {
+    const int n = f->pairs;
+    o[0] = d[2 * n];
+    if (n == 0)
+        return;
+    o[2 * n + 1] = d[2 * n + 1];
+    CPU_UNROLL for (int i = n - 1; i >= 0; i--) {
+        o[0] += d[2 * i] * f->all[i];
+        o[2 * n + 1] += d[2 * i + 1] * f->all[i];
+    }
+    CPU_UNROLL for (int k = 0; k < n; k++) {
+        vf even = d[2 * n], odd = d[2 * n - 1] * f->point[k];
+        CPU_UNROLL for (int i = n - 2; i >= 0; i--) {
+            even += d[2 * i + 2] * f->others[k][i];
+            odd += d[2 * i + 1] * (f->others[k][i] * f->point[k]);
+        }
+        o[2 * k + 1] = even + odd;
+        o[2 * k + 2] = even - odd;
+    }
+}
+
+// o[i] = sum over the points of value * point^i, i < n, the values at the pairs scaled by `scale`, at 0 by `zero`.
+INLINE void sums_of_powers(const wino_way *f, int n, const float *scale, float zero, const vf *m, vf *o) {
+    CPU_UNROLL for (int k = 0; k < f->pairs; k++) {
+        const vf even = m[2 * k + 1] + m[2 * k + 2], odd = m[2 * k + 1] - m[2 * k + 2];
+        CPU_UNROLL for (int i = 0; i < n; i++) {
+            const vf term = (i % 2 ? odd : even) * (scale[k] * power(f->point[k], i));
+            o[i] = k > 0 ? o[i] + term : term;
+        }
+    }
+    if (f->pairs == 0) {
+        o[0] = m[0];
+    } else {
+        o[0] += m[0] * zero;
+        o[n - 1] += m[f->window - 1];
+    }
+}
+
+// o = the polynomial with the coefficients y[0] to y[n - 1] at every point, scaled as above.
+INLINE void values_at_points(const wino_way *f, int n, const float *scale, float zero, const vf *y, vf *o) {
+    o[0] = y[0];
+    if (f->pairs == 0)
+        return;
+    o[0] *= zero;
+    o[f->window - 1] = y[n - 1];
+    CPU_UNROLL for (int k = 0; k < f->pairs; k++) {
+        vf even = y[0] * scale[k], odd = y[1] * (scale[k] * f->point[k]);
+        CPU_UNROLL for (int i = 2; i < n; i += 2) {
+            even += y[i] * (scale[k] * power(f->point[k], i));
+            if (i + 1 < n)
+                odd += y[i + 1] * (scale[k] * power(f->point[k], i + 1));
+        }
+        o[2 * k + 1] = even + odd;
+        o[2 * k + 2] = even - odd;
+    }
+}
+
+static const float ones[WINO_PAIRS] = {1, 1, 1};
+
+// AT: products to the tile's outputs. A: gradients of the tile's outputs to values.
+INLINE void at(const wino_way *f, const vf *m, vf *o) { sums_of_powers(f, f->tile, ones, 1, m, o); }
+INLINE void a(const wino_way *f, const vf *y, vf *o) { values_at_points(f, f->tile, ones, 1, y, o); }
+// G: taps to values. GT: sums of products to the gradients of the taps.
+INLINE void g(const wino_way *f, const vf *t, vf *o) { values_at_points(f, f->taps, f->scale, 1 / f->all[0], t, o); }
+INLINE void gt(const wino_way *f, const vf *s, vf *o) { sums_of_powers(f, f->taps, f->scale, 1 / f->all[0], s, o); }
+
+// Two dimensions ---------------------------------------------------------------------------------------------------
+
+// out(i, j, v): v = transform of in(i, j) along i and then along j; `from` and `to` name members of way. Both
+// dimensions are unrolled, so that everything stays in registers.
+#define BOTH_WAYS(transform, from, to, rows, cols, in, out)                                                            \
+    do {                                                                                                               \
+        vf half_[MOST][MOST];                                                                                          \
+        CPU_UNROLL for (int j_ = 0; j_ < (cols)->from; j_++) {                                                         \
+            vf column_[MOST], result_[MOST];                                                                           \
+            CPU_UNROLL for (int i_ = 0; i_ < (rows)->from; i_++) column_[i_] = in(i_, j_);                             \
+            transform(rows, column_, result_);                                                                         \
+            CPU_UNROLL for (int i_ = 0; i_ < (rows)->to; i_++) half_[i_][j_] = result_[i_];                            \
+        }                                                                                                              \
+        CPU_UNROLL for (int i_ = 0; i_ < (rows)->to; i_++) {                                                           \
+            vf result_[MOST];                                                                                          \
+            transform(cols, half_[i_], result_);                                                                       \
+            CPU_UNROLL for (int j_ = 0; j_ < (cols)->to; j_++) out(i_, j_, result_[j_]);                               \
+        }                                                                                                              \
+    } while (0)
+
+// Where a tile lies: its image and its first output pixel.
+typedef struct {
+    int64_t image, y, x;
+} place;
+
+INLINE place first_place(const wino_run *r, const wino_way *rows, const wino_way *cols) {
+    const wino_tiles *t = r->tiles;
+    return (place){r->first / (t->rows * t->cols), r->first / t->cols % t->rows * rows->tile,
+                   r->first % t->cols * cols->tile};
+}
+
+INLINE void next_place(const wino_run *r, const wino_way *rows, const wino_way *cols, place *p) {
+    p->x += cols->tile;
+    if (p->x < r->tiles->cols * cols->tile)
+        return;
+    p->x = 0;
+    p->y += rows->tile;
+    if (p->y < r->tiles->rows * rows->tile)
+        return;
+    p->y = 0;
+    p->image++;
+}
+
+// pixel[i * cols + j] = the run's first channel of pixel (y + i, x + j), or `zeros` where there is none.
+INLINE void find_pixels(const float **pixel, int rows, int cols, const wino_run *r, const float *zeros, int64_t image,
+                        int64_t y, int64_t x) {
+    const hd_view *s = r->view;
+    const float *base = (const float *)s->data + image * s->strides[0] + r->channel;
+    if (y >= 0 && x >= 0 && y + rows <= s->shape[2] && x + cols <= s->shape[3]) {
+        for (int i = 0; i < rows; i++)
+            for (int j = 0; j < cols; j++)
+                pixel[i * cols + j] = base + (y + i) * s->strides[2] + (x + j) * s->strides[3];
+        return;
+    }
+    for (int i = 0; i < rows; i++) {
+        const bool inside = y + i >= 0 && y + i < s->shape[2];
+        for (int j = 0; j < cols; j++)
+            pixel[i * cols + j] = inside && x + j >= 0 && x + j < s->shape[3]
+                                      ? base + (y + i) * s->strides[2] + (x + j) * s->strides[3]
+                                      : zeros;
+    }
+}
+
+// n channels of one window.
+INLINE void input_vector(const wino_way *rows, const wino_way *cols, const float *const *pixel, int64_t channel,
+                         int64_t n, float *to, int64_t pitch) {
+#define PIXEL(i, j) vf_load_n(pixel[(i)*cols->window + (j)] + channel, n)
+#define STORE(i, j, v) vf_store(to + ((i)*cols->window + (j)) * pitch + channel, v)
+    BOTH_WAYS(bt, window, window, rows, cols, PIXEL, STORE);
+#undef PIXEL
+#undef STORE
+}
+
+INLINE void input(const wino_way *rows, const wino_way *cols, const wino_run *r, const wino_planes *planes,
+                  const float *zeros) {
+    const float *pixel[MOST * MOST];
+    const int64_t whole = r->channels / VF_LANES * VF_LANES, pitch = planes->pitch;
+    place p = first_place(r, rows, cols);
+    for (int64_t t = 0; t < r->count; t++, next_place(r, rows, cols, &p)) {
+        float *to = planes->data + t * planes->width;
+        find_pixels(pixel, rows->window, cols->window, r, zeros, p.image, p.y - r->padding[0], p.x - r->padding[1]);
+        for (int64_t c = 0; c < whole; c += VF_LANES)
+            input_vector(rows, cols, pixel, c, VF_LANES, to, pitch);
+        if (whole < r->channels)
+            input_vector(rows, cols, pixel, whole, r->channels - whole, to, pitch);
+    }
+}
+
+// n channels of one tile of gradients.
+INLINE void gradient_vector(const wino_way *rows, const wino_way *cols, const float *const *pixel, int64_t channel,
+                            int64_t n, float *to, int64_t pitch) {
+#define PIXEL(i, j) vf_load_n(pixel[(i)*cols->tile + (j)] + channel, n)
+#define STORE(i, j, v) vf_store(to + ((i)*cols->window + (j)) * pitch + channel, v)
+    BOTH_WAYS(a, tile, window, rows, cols, PIXEL, STORE);
+#undef PIXEL
+#undef STORE
+}
+
+INLINE void gradient(const wino_way *rows, const wino_way *cols, const wino_run *r, const wino_planes *planes,
+                     const float *zeros) {
+    const float *pixel[MOST * MOST];
+    const int64_t whole = r->channels / VF_LANES * VF_LANES, pitch = planes->pitch;
+    place p = first_place(r, rows, cols);
+    for (int64_t t = 0; t < r->count; t++, next_place(r, rows, cols, &p)) {
+        float *to = planes->data + t * planes->width;
+        find_pixels(pixel, rows->tile, cols->tile, r, zeros, p.image, p.y, p.x);
+        for (int64_t c = 0; c < whole; c += VF_LANES)
+            gradient_vector(rows, cols, pixel, c, VF_LANES, to, pitch);
+        if (whole < r->channels)
+            gradient_vector(rows, cols, pixel, whole, r->channels - whole, to, pitch);
+    }
+}
+
+// n channels of one tile from the products to height x width pixels at `to`.
+INLINE void output_vector(const wino_way *rows, const wino_way *cols, const float *from, int64_t pitch, vf bias,
+                          float *to, int64_t row, int64_t col, int64_t height, int64_t width, int64_t n) {
+#define PRODUCT(i, j) vf_load(from + ((i)*cols->window + (j)) * pitch)
+#define STORE(i, j, v)                                                                                                 \
+    if ((i) < height && (j) < width)                                                                                   \
+    vf_store_n(to + (i)*row + (j)*col, (v) + bias, n)
+    BOTH_WAYS(at, window, tile, rows, cols, PRODUCT, STORE);
+#undef PRODUCT
+#undef STORE
+}
+
+INLINE void output(const wino_way *rows, const wino_way *cols, const wino_run *r, const wino_planes *planes,
+                   const float *bias) {
+    const hd_view *out = r->view;
+    const int64_t whole = r->channels / VF_LANES * VF_LANES, tail = r->channels - whole, pitch = planes->pitch;
+    const int64_t row = out->strides[2], col = out->strides[3];
+    place p = first_place(r, rows, cols);
+    for (int64_t t = 0; t < r->count; t++, next_place(r, rows, cols, &p)) {
+        const int64_t height = cpu_min(rows->tile, out->shape[2] - p.y);
+        const int64_t width = cpu_min(cols->tile, out->shape[3] - p.x);
+        const float *from = planes->data + t * planes->width;
+        float *to = (float *)out->data + p.image * out->strides[0] + r->channel + p.y * row + p.x * col;
+        for (int64_t c = 0; c < whole; c += VF_LANES)
+            output_vector(rows, cols, from + c, pitch, bias ? vf_load(bias + c) : (vf){0}, to + c, row, col, height,
+                          width, VF_LANES);
+        if (tail > 0)
+            output_vector(rows, cols, from + whole, pitch, bias ? vf_load_part(bias + whole, tail) : (vf){0},
+                          to + whole, row, col, height, width, tail);
+    }
+}
+
+INLINE void weights(const wino_way *rows, const wino_way *cols, float taps[][WINO_WEIGHT_ROWS * VF_LANES],
+                    int64_t count, float *to, int64_t width, int64_t pitch) {
+    for (int64_t i = 0; i < count; i++) {
+#define TAP(y, x) vf_load(&taps[(y)*cols->taps + (x)][i * VF_LANES])
+#define STORE(y, x, v) vf_store(to + ((y)*cols->window + (x)) * pitch + i * width, v)
+        BOTH_WAYS(g, taps, window, rows, cols, TAP, STORE);
+#undef TAP
+#undef STORE
+    }
+}
+
+// n outputs of one tap, to channels that lie `stride` apart.
+INLINE void store_taps(float *to, int64_t stride, vf v, int64_t n) {
+    if (stride == 1)
+        vf_store_n(to, v, n);
+    else
+        for (int64_t l = 0; l < n; l++)
+            to[l * stride] = v[l];
+}
+
+INLINE void finish(const wino_way *rows, const wino_way *cols, const float *sums, int64_t pitch, float *to,
+                   const int64_t strides[3], int64_t outs) {
+    VF_LOOP(k, n, outs) {
+#define SUM(i, j) vf_load(sums + k + ((i)*cols->window + (j)) * pitch)
+#define STORE(i, j, v) store_taps(to + k * strides[0] + (i)*strides[1] + (j)*strides[2], strides[0], v, n)
+        BOTH_WAYS(gt, window, taps, rows, cols, SUM, STORE);
+#undef SUM
+#undef STORE
+    }
+}
+
+// Forms ------------------------------------------------------------------------------------------------------------
+
+#define FORM(NAME, ROWS, COLS)                                                                                         \
+    static void NAME##_input(const wino_run *r, const wino_planes *planes, const float *zeros) {                       \
+        input(&ROWS, &COLS, r, planes, zeros);                                                                         \
+    }                                                                                                                  \
+    static void NAME##_output(const wino_run *r, const wino_planes *planes, const float *bias) {                       \
+        output(&ROWS, &COLS, r, planes, bias);                                                                         \
+    }                                                                                                                  \
+    static void NAME##_gradient(const wino_run *r, const wino_planes *planes, const float *zeros) {                    \
+        gradient(&ROWS, &COLS, r, planes, zeros);                                                                      \
+    }                                                                                                                  \
+    static void NAME##_weights(float taps[][WINO_WEIGHT_ROWS * VF_LANES], int64_t count, float *to, int64_t width,     \
+                               int64_t pitch) {                                                                        \
+        weights(&ROWS, &COLS, taps, count, to, width, pitch);                                                          \
+    }                                                                                                                  \
+    static void NAME##_finish(const float *sums, int64_t pitch, float *to, const int64_t strides[3], int64_t outs) {   \
+        finish(&ROWS, &COLS, sums, pitch, to, strides, outs);                                                          \
+    }                                                                                                                  \
+    const wino_form NAME = {&ROWS, &COLS, NAME##_input, NAME##_output, NAME##_gradient, NAME##_weights, NAME##_finish};
+
+FORM(wino_4x4_3x3, f43, f43)
+FORM(wino_1x4_1x5, one, f45)
+FORM(wino_1x4_1x3, one, f43)
