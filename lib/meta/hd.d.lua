@@ -1077,6 +1077,13 @@ function hd.nn.functional.rms_norm(x, sizes, weight, opts) end
 ---@return hd.Tensor
 function hd.nn.functional.scaled_dot_product_attention(query, key, value, opts) end
 
+--- Attention of tokens on each other, from one tensor [n,t,3*heads*d] that holds queries, keys and values, each of heads of d consecutive channels -> [n,t,heads*d]; scale 1/sqrt(d) by default
+---@param qkv hd.Tensor
+---@param heads hd.Tensor
+---@param opts? table  {scale =}
+---@return hd.Tensor
+function hd.nn.functional.scaled_dot_product_attention_qkvpacked(qkv, heads, opts) end
+
 --- 1 / (1 + e^-x)
 ---@param x hd.Tensor
 ---@return hd.Tensor

@@ -45,6 +45,7 @@ static const vocable vocabulary[] = {
     {"index", V_INDEX, AT(index)},
     {"length", V_INT, AT(length)},
     {"groups", V_INT, AT(groups)},
+    {"heads", V_INT, AT(groups)},
     {"kernel", V_PAIR, AT(kernel)},
     {"stride", V_PAIR, AT(stride)},
     {"padding", V_PAIR, AT(padding)},

@@ -1,8 +1,10 @@
 // ops/attention.c: scaled dot-product attention, o = softmax(scale * q k^T) v.
 // Layer: ops. Calls: backend attention*. Called by: autograd, bind.
 // q [..,tq,d], k [..,tk,d], v [..,tk,e] -> [..,tq,e]; leading dimensions (at most two: batch, heads) are equal.
-// Saved for backward: the logarithm of each row's softmax denominator, [n,h,tq]. Source: Vaswani et al. 2017; the rows'
-// probabilities are computed again in backward as in Dao et al. 2022, so no tq x tk matrix is kept.
+// The packed form takes q, k and v as one tensor [n,t,3*h*d], as one projection makes them, and gives [n,t,h*d]: no
+// views to select, one gradient in the same memory order. Saved for backward: the logarithm of each row's softmax
+// denominator, [n,h,tq]. Source: Vaswani et al. 2017; the rows' probabilities are computed again in backward as in Dao
+// et al. 2022, so no tq x tk matrix is kept.
 #include "ops/families.h"
 #include <math.h>
 
@@ -86,4 +88,58 @@ hd_status hd_attention_backward(hd_op_call *c) {
         as_nhtd(c->in[0]), as_nhtd(c->in[1]), as_nhtd(c->in[2]), as_nhtd(c->out), hd_tensor_as_view(c->saved[0]),
         as_nhtd(c->dout), as_nhtd(c->din[0]), as_nhtd(c->din[1]), as_nhtd(c->din[2]),
         scale_of(c, c->in_shape[0][c->in_ndim[0] - 1])});
+}
+
+// Packed -------------------------------------------------------------------------------------------------------------
+
+// Part i of a packed tensor [n,t,parts*h*d] as [n,h,t,d].
+static hd_view part_of(const hd_tensor *x, int parts, int i, int64_t heads) {
+    hd_view v = hd_tensor_as_view(x);
+    const int64_t joined = x->shape[2] / parts, d = joined / heads, step = v.strides[2];
+    v.data = (char *)v.data + i * joined * step * (int64_t)hd_dtype_size(x->dtype);
+    v.ndim = 4;
+    v.shape[1] = heads, v.shape[2] = x->shape[1], v.shape[3] = d;
+    v.strides[3] = step, v.strides[2] = v.strides[1], v.strides[1] = d * step;
+    return v;
+}
+
+static hd_status check_packed(const hd_tensor *qkv, int64_t heads) {
+    const char *where = "scaled_dot_product_attention_qkvpacked";
+    HD_CHECK(hd_check_float(where, qkv));
+    HD_CHECK(hd_check_ndim(where, "qkv", qkv, 3));
+    if (heads < 1 || qkv->shape[2] % (3 * heads) != 0)
+        return hd_fail(HD_ESHAPE, "%s: channels do not divide: got %s and %lld heads, expected [n,t,3*heads*d]", where,
+                       hd_tensor_text(qkv), (long long)heads);
+    return HD_OK;
+}
+
+hd_status hd_attention_packed_forward(hd_op_call *c) {
+    const hd_tensor *qkv = c->in[0];
+    const int64_t heads = c->args->groups;
+    HD_CHECK(check_packed(qkv, heads));
+    const int64_t n = qkv->shape[0], t = qkv->shape[1], joined = qkv->shape[2] / 3;
+    HD_CHECK(hd_tensor_new(qkv->dtype, 3, (int64_t[]){n, t, joined}, HD_ROW_MAJOR, &c->out));
+    HD_CHECK(hd_tensor_new(qkv->dtype, 3, (int64_t[]){n, heads, t}, HD_ROW_MAJOR, &c->saved[0]));
+    return hd_be()->attention(&(hd_attention_args){.q = part_of(qkv, 3, 0, heads),
+                                                   .k = part_of(qkv, 3, 1, heads),
+                                                   .v = part_of(qkv, 3, 2, heads),
+                                                   .o = part_of(c->out, 1, 0, heads),
+                                                   .lse = hd_tensor_as_view(c->saved[0]),
+                                                   .scale = scale_of(c, joined / heads)});
+}
+
+hd_status hd_attention_packed_backward(hd_op_call *c) {
+    const hd_tensor *qkv = c->in[0];
+    const int64_t heads = c->args->groups;
+    HD_CHECK(hd_tensor_new(qkv->dtype, 3, qkv->shape, HD_ROW_MAJOR, &c->din[0]));
+    return hd_be()->attention_back(&(hd_attention_back_args){.q = part_of(qkv, 3, 0, heads),
+                                                             .k = part_of(qkv, 3, 1, heads),
+                                                             .v = part_of(qkv, 3, 2, heads),
+                                                             .o = part_of(c->out, 1, 0, heads),
+                                                             .lse = hd_tensor_as_view(c->saved[0]),
+                                                             .do_ = part_of(c->dout, 1, 0, heads),
+                                                             .dq = part_of(c->din[0], 3, 0, heads),
+                                                             .dk = part_of(c->din[0], 3, 1, heads),
+                                                             .dv = part_of(c->din[0], 3, 2, heads),
+                                                             .scale = scale_of(c, qkv->shape[2] / 3 / heads)});
 }

@@ -40,7 +40,8 @@ HD_RULE(conv); // conv.c
 HD_RULE(conv_transpose);
 HD_RULE(group_norm); // norm.c
 HD_RULE(layer_norm);
-HD_RULE(attention);   // attention.c
+HD_RULE(attention); // attention.c
+HD_RULE(attention_packed);
 HD_RULE(interpolate); // resize.c
 HD_RULE(pool);
 HD_RULE(index_select); // index.c

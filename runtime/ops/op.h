@@ -18,7 +18,7 @@ typedef struct hd_op_args {
     int ndims;
     int64_t dim, dim2;
     int64_t index, start, length;
-    int64_t groups;
+    int64_t groups; // and the heads of attention
     int64_t kernel[2], stride[2], padding[2], dilation[2], output_padding[2];
     int64_t pads[2 * HD_MAX_DIMS]; // as PyTorch's F.pad: last dimension first, before and after
     int npads;

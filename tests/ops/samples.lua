@@ -377,6 +377,14 @@ ops.rms_norm = {
   { t { 3, 5 }, { 5 }, t { 5 } }, { t { 2, 3, 7 }, { 7 } }, { t { 2, 3, 4 }, { 3, 4 }, t { 3, 4 }, { eps = 1e-3 } },
   errors = { { t { 3, 5 }, { 4 }, match = "rms_norm" } },
 }
+ops.scaled_dot_product_attention_qkvpacked = {
+  { t { 2, 5, 24 }, 2 }, { t { 1, 1, 3 }, 1 }, { t { 3, 7, 9 }, 3 }, { t { 1, 9, 15 }, 1, { scale = 0.3 } },
+  { t { 2, 33, 48 }, 2, large = true }, { t { 0, 4, 6 }, 2, grad = false },
+  errors = {
+    { t { 2, 5, 24 }, 3, match = "%[2,5,24%].*3 heads" }, { t { 2, 5, 24 }, 0, match = "0 heads" },
+    { t { 5, 24 }, 2, match = "qkv" }, { t({ 2, 5, 24 }, "index", 5), 2, match = "i64" },
+  },
+}
 ops.scaled_dot_product_attention = {
   { t { 2, 3, 5, 4 }, t { 2, 3, 7, 4 }, t { 2, 3, 7, 3 } }, { t { 2, 5, 4 }, t { 2, 5, 4 }, t { 2, 5, 4 } },
   { t { 3, 4 }, t { 6, 4 }, t { 6, 2 } },

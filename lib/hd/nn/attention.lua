@@ -42,16 +42,12 @@ local function split_heads(x, heads)
   return x:view(n, t, heads, c // heads):transpose(2, 3)
 end
 
-local function queries_keys_values(self, tokens, context)
-  if self.to_qkv then
-    local n, t, c = table.unpack(tokens:shape())
-    local qkv = self.to_qkv(tokens):view(n, t, 3, self.heads, c // self.heads):permute(3, 1, 4, 2, 5)
-    return qkv:select(1, 1), qkv:select(1, 2), qkv:select(1, 3)
-  end
-  context = context or tokens
+-- q, k and v by matrices of their own.
+local function attend(self, tokens, context)
   local heads = self.heads
-  return split_heads(self.to_q(tokens), heads), split_heads(self.to_k(context), heads),
-    split_heads(self.to_v(context), heads)
+  local q = split_heads(self.to_q(tokens), heads)
+  local k, v = split_heads(self.to_k(context), heads), split_heads(self.to_v(context), heads)
+  return core.op.scaled_dot_product_attention(q, k, v):transpose(2, 3):reshape(tokens:shape())
 end
 
 --- Source: Vaswani et al. 2017.
@@ -59,9 +55,9 @@ end
 ---@param context? hd.Tensor  [n, s, context_channels], default the tokens themselves
 ---@return hd.Tensor          [n, t, channels]
 function Attention:forward(tokens, context)
-  local q, k, v = queries_keys_values(self, tokens, context)
-  local out = core.op.scaled_dot_product_attention(q, k, v)
-  return self.to_out[1](out:transpose(2, 3):reshape(tokens:shape()))
+  local out = self.to_qkv and core.op.scaled_dot_product_attention_qkvpacked(self.to_qkv(tokens), self.heads)
+    or attend(self, tokens, context or tokens)
+  return self.to_out[1](out)
 end
 
 function Attention:extra() return ("%d, %d heads"):format(self.channels, self.heads) end
