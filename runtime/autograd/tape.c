@@ -405,13 +405,21 @@ static hd_status run_rule(hd_node *node, hd_op_call *call, const hd_reclaim *rec
     return node->op->backward(call);
 }
 
+// What input i has got already, for the rule to add to. Where an input appears twice, the first takes it.
+static hd_tensor *gradient_so_far(const hd_node *node, int i) {
+    for (int k = 0; k < i; k++)
+        if (node->in[k].node == node->in[i].node)
+            return NULL;
+    return node->in[i].node ? node->in[i].node->dout : NULL;
+}
+
 // Run one node's backward rule and hand its results on.
 static hd_status sweep_node(hd_node *node, const call_room *room, const hd_reclaim *reclaim) {
     HD_CHECK(check_versions(node));
     for (int i = 0; i < node->nin; i++) {
         room->in[i] = node->in[i].saved;
         room->din[i] = NULL;
-        room->so_far[i] = node->in[i].node ? node->in[i].node->dout : NULL;
+        room->so_far[i] = gradient_so_far(node, i);
         room->added[i] = false;
         room->want[i] = node->in[i].node || node->in[i].leaf;
         room->ndims[i] = node->in[i].ndim;

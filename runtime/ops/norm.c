@@ -3,6 +3,7 @@
 // All three are one table entry on a view [n, c, p]: see backend.h. Saved for backward: mean and 1/std, [n, groups].
 // Source: Wu and He 2018 (group norm); Ba et al. 2016 (layer norm); Zhang and Sennrich 2019 (RMS norm).
 #include "ops/families.h"
+#include <string.h>
 
 // Distance of neighbouring positions of x [n, c, ...], -1: they are not equally far apart.
 static int64_t position_stride(const hd_tensor *x) {
@@ -69,54 +70,73 @@ static hd_status new_statistics(hd_op_call *c, hd_dtype dtype, int64_t n, int64_
     return HD_OK;
 }
 
-static hd_status run_forward(hd_op_call *c, hd_view x, hd_view y, int64_t groups, bool rms) {
-    hd_status status;
+// Entries first..first+count-1 of dimension d of v.
+static hd_view slice(hd_view v, int d, int64_t first, int64_t count) {
+    if (v.data) {
+        v.data = (char *)v.data + first * v.strides[d] * (int64_t)hd_dtype_size(v.dtype);
+        v.shape[d] = count;
+    }
+    return v;
+}
+
+// Whole groups that lie in one piece of memory: channels first.. of all; x, dx and add have these channels alone.
+typedef struct {
+    hd_view x, dx, add;
+    int64_t first;
+} run;
+
+// y and everything that belongs to a channel or a group cover all runs.
+static hd_status run_forward(hd_op_call *c, const run *runs, int count, hd_view y, int64_t groups, bool rms) {
     hd_tensor *w = NULL, *b = NULL;
-    HD_CHECK(new_statistics(c, x.dtype, x.shape[0], groups));
-    status = c->in[1] ? hd_do_contiguous(c->in[1], &w) : HD_OK;
+    HD_CHECK(new_statistics(c, y.dtype, y.shape[0], groups));
+    hd_status status = c->in[1] ? hd_do_contiguous(c->in[1], &w) : HD_OK;
     if (status == HD_OK && c->nin > 2 && c->in[2])
         status = hd_do_contiguous(c->in[2], &b);
-    if (status == HD_OK)
-        status = hd_be()->norm(&(hd_norm_args){.x = x,
-                                               .w = flat(w),
-                                               .b = flat(b),
-                                               .y = y,
-                                               .mean = hd_tensor_as_view(c->saved[0]),
-                                               .rstd = hd_tensor_as_view(c->saved[1]),
-                                               .groups = groups,
-                                               .eps = c->args->eps,
-                                               .act = (hd_activation)c->args->activation,
-                                               .rms = rms});
+    for (int i = 0; i < count && status == HD_OK; i++) {
+        const int64_t width = y.shape[1] / groups, first = runs[i].first, channels = runs[i].x.shape[1];
+        status = hd_be()->norm(
+            &(hd_norm_args){.x = runs[i].x,
+                            .w = slice(flat(w), 0, first, channels),
+                            .b = slice(flat(b), 0, first, channels),
+                            .y = slice(y, 1, first, channels),
+                            .mean = slice(hd_tensor_as_view(c->saved[0]), 1, first / width, channels / width),
+                            .rstd = slice(hd_tensor_as_view(c->saved[1]), 1, first / width, channels / width),
+                            .groups = channels / width,
+                            .eps = c->args->eps,
+                            .act = (hd_activation)c->args->activation,
+                            .rms = rms});
+    }
     hd_tensor_release(w);
     hd_tensor_release(b);
     return status;
 }
 
-// din[1] and din[2] (weight and bias) are made here; x, dy, dx and add are views of one form.
-static hd_status run_backward(hd_op_call *c, hd_view x, hd_view dy, hd_view dx, hd_view add, int64_t groups, bool rms) {
-    hd_status status = HD_OK;
+// din[1] and din[2] (weight and bias) are made here.
+static hd_status run_backward(hd_op_call *c, const run *runs, int count, hd_view dy, int64_t groups, bool rms) {
     hd_tensor *w = NULL, *b = NULL;
     for (int i = 1; i < 3 && i < c->nin; i++)
         if (c->want[i])
-            HD_CHECK(hd_tensor_new(x.dtype, c->in_ndim[i], c->in_shape[i], HD_ROW_MAJOR, &c->din[i]));
-    if (c->in[1])
-        status = hd_do_contiguous(c->in[1], &w);
+            HD_CHECK(hd_tensor_new(dy.dtype, c->in_ndim[i], c->in_shape[i], HD_ROW_MAJOR, &c->din[i]));
+    hd_status status = c->in[1] ? hd_do_contiguous(c->in[1], &w) : HD_OK;
     if (status == HD_OK && c->nin > 2 && c->in[2])
         status = hd_do_contiguous(c->in[2], &b);
-    if (status == HD_OK)
-        status = hd_be()->norm_back(&(hd_norm_back_args){.x = x,
-                                                         .w = flat(w),
-                                                         .b = flat(b),
-                                                         .mean = hd_tensor_as_view(c->saved[0]),
-                                                         .rstd = hd_tensor_as_view(c->saved[1]),
-                                                         .dy = dy,
-                                                         .dx = dx,
-                                                         .dw = flat(c->din[1]),
-                                                         .db = flat(c->nin > 2 ? c->din[2] : NULL),
-                                                         .add = add,
-                                                         .groups = groups,
-                                                         .act = (hd_activation)c->args->activation,
-                                                         .rms = rms});
+    for (int i = 0; i < count && status == HD_OK; i++) {
+        const int64_t width = dy.shape[1] / groups, first = runs[i].first, channels = runs[i].x.shape[1];
+        status = hd_be()->norm_back(
+            &(hd_norm_back_args){.x = runs[i].x,
+                                 .w = slice(flat(w), 0, first, channels),
+                                 .b = slice(flat(b), 0, first, channels),
+                                 .mean = slice(hd_tensor_as_view(c->saved[0]), 1, first / width, channels / width),
+                                 .rstd = slice(hd_tensor_as_view(c->saved[1]), 1, first / width, channels / width),
+                                 .dy = slice(dy, 1, first, channels),
+                                 .dx = runs[i].dx,
+                                 .dw = slice(flat(c->din[1]), 0, first, channels),
+                                 .db = slice(flat(c->nin > 2 ? c->din[2] : NULL), 0, first, channels),
+                                 .add = runs[i].add,
+                                 .groups = channels / width,
+                                 .act = (hd_activation)c->args->activation,
+                                 .rms = rms});
+    }
     hd_tensor_release(w);
     hd_tensor_release(b);
     return status;
@@ -135,41 +155,159 @@ static hd_status check_affine(const char *where, const hd_tensor *x, const hd_te
                           hd_shape_text(ndim, shape), hd_tensor_text(x));
 }
 
-hd_status hd_group_norm_forward(hd_op_call *c) {
-    hd_tensor *x = c->in[0], *dense;
+// Group norm ---------------------------------------------------------------------------------------------------------
+
+// The two inputs x and `more` (absent: NULL) count as joined along the channels. Groups are normalised where they lie;
+// the one that lies in both, if any, in a copy of its few channels.
+enum { X, MORE, BOTH };
+static const int place_of[] = {[X] = 0, [MORE] = 3}; // among the op's inputs
+
+typedef struct {
+    int64_t channels, width; // of x and more together; of a group
+    int64_t own, shared;     // channels of x, and of x in the group that lies in both
+    hd_tensor *x[3], *dx[3], *add[3];
+} joined;
+
+static joined join(const hd_op_call *c, const int64_t *x_shape, const int64_t *more_shape) {
+    joined j = {.own = x_shape[1], .channels = x_shape[1] + (more_shape ? more_shape[1] : 0)};
+    j.width = j.channels / c->args->groups;
+    j.shared = more_shape ? j.own % j.width : 0;
+    return j;
+}
+
+static void joined_free(joined *j) {
+    for (int i = 0; i < 3; i++) {
+        hd_tensor_release(j->x[i]);
+        hd_tensor_release(j->dx[i]);
+        hd_tensor_release(j->add[i]);
+    }
+}
+
+// The channels of a in the group that lies in both, and those of b.
+static hd_view tail_of(const joined *j, const hd_tensor *a) {
+    return slice(as_ncp(a), 1, j->own - j->shared, j->shared);
+}
+static hd_view head_of(const joined *j, const hd_tensor *b) { return slice(as_ncp(b), 1, 0, j->width - j->shared); }
+
+// The group that lies in both as one tensor [n, width, p], from a (x's) and b (more's); zeros for one that is NULL.
+static hd_status gather(const joined *j, const hd_tensor *a, const hd_tensor *b, hd_tensor **both) {
+    const hd_view from[] = {tail_of(j, a), head_of(j, b)}, any = a ? from[0] : from[1];
+    HD_CHECK(hd_tensor_new(any.dtype, 3, (int64_t[]){any.shape[0], j->width, any.shape[2]}, HD_CHANNELS_LAST, both));
+    const hd_view to[] = {slice(as_ncp(*both), 1, 0, j->shared),
+                          slice(as_ncp(*both), 1, j->shared, j->width - j->shared)};
+    for (int i = 0; i < 2; i++)
+        HD_CHECK(from[i].data ? hd_be()->copy(&(hd_copy_args){from[i], to[i]})
+                              : hd_be()->fill(&(hd_fill_args){to[i], 0}));
+    return HD_OK;
+}
+
+// And back, to those of a and b that are not NULL.
+static hd_status scatter(const joined *j, const hd_tensor *both, const hd_tensor *a, const hd_tensor *b) {
+    if (a)
+        HD_CHECK(hd_be()->copy(&(hd_copy_args){slice(as_ncp(both), 1, 0, j->shared), tail_of(j, a)}));
+    return b ? hd_be()->copy(&(hd_copy_args){slice(as_ncp(both), 1, j->shared, j->width - j->shared), head_of(j, b)})
+             : HD_OK;
+}
+
+// The runs of whole groups: those of x, the one that lies in both, those of `more`. Returns how many.
+static int runs_of(const joined *j, run *runs) {
+    const int64_t before = j->own - j->shared, after = j->shared ? before + j->width : j->own;
+    const struct {
+        int64_t first, end, origin; // channels of all, and where the tensor begins among them
+    } extent[] = {{0, before, 0}, {after, j->channels, j->own}, {before, after, before}};
+    int count = 0;
+    for (int i = 0; i < 3; i++) {
+        const int64_t at = extent[i].first - extent[i].origin, channels = extent[i].end - extent[i].first;
+        if (channels > 0 && j->x[i])
+            runs[count++] = (run){slice(as_ncp(j->x[i]), 1, at, channels), slice(as_ncp(j->dx[i]), 1, at, channels),
+                                  slice(as_ncp(j->add[i]), 1, at, channels), extent[i].first};
+    }
+    return count;
+}
+
+static hd_status take_inputs(const hd_op_call *c, joined *j) {
+    HD_CHECK(dense_input(c->in[0], &j->x[X]));
+    if (c->in[3])
+        HD_CHECK(dense_input(c->in[3], &j->x[MORE]));
+    return j->shared ? gather(j, j->x[X], j->x[MORE], &j->x[BOTH]) : HD_OK;
+}
+
+static hd_status check_group_norm(const hd_op_call *c) {
+    const hd_tensor *x = c->in[0], *more = c->in[3];
     const int64_t groups = c->args->groups;
     HD_CHECK(hd_check_float("group_norm", x));
     if (x->ndim < 2)
         return hd_fail(HD_ESHAPE, "group_norm: got input %s, expected [n,c,...]", hd_tensor_text(x));
-    if (groups < 1 || x->shape[1] % groups != 0)
-        return hd_fail(HD_ESHAPE, "group_norm: groups do not divide the channels: got %lld groups for input %s",
-                       (long long)groups, hd_tensor_text(x));
-    HD_CHECK(check_affine("group_norm", x, c->in[1], "weight", 1, &x->shape[1]));
-    HD_CHECK(check_affine("group_norm", x, c->in[2], "bias", 1, &x->shape[1]));
-    HD_CHECK(dense_input(x, &dense));
-    hd_status status = hd_tensor_new(x->dtype, x->ndim, x->shape, HD_CHANNELS_LAST, &c->out);
+    HD_CHECK(hd_check_same_dtype("group_norm", x, "more", more));
+    bool fits = !more || more->ndim == x->ndim;
+    for (int d = 0; more && fits && d < x->ndim; d++)
+        fits = d == 1 || more->shape[d] == x->shape[d];
+    if (!fits)
+        return hd_fail(HD_ESHAPE, "group_norm: more differs outside the channels: got %s for input %s",
+                       hd_tensor_text(more), hd_tensor_text(x));
+    const int64_t channels = x->shape[1] + (more ? more->shape[1] : 0);
+    if (groups < 1 || channels % groups != 0)
+        return hd_fail(HD_ESHAPE, "group_norm: groups do not divide the channels: got %lld groups for input %s%s%s",
+                       (long long)groups, hd_tensor_text(x), more ? " and " : "", more ? hd_tensor_text(more) : "");
+    HD_CHECK(check_affine("group_norm", x, c->in[1], "weight", 1, &channels));
+    return check_affine("group_norm", x, c->in[2], "bias", 1, &channels);
+}
+
+hd_status hd_group_norm_forward(hd_op_call *c) {
+    const hd_tensor *x = c->in[0], *more = c->in[3];
+    int64_t shape[HD_MAX_DIMS];
+    run runs[3];
+    HD_CHECK(check_group_norm(c));
+    joined j = join(c, x->shape, more ? more->shape : NULL);
+    memcpy(shape, x->shape, sizeof shape);
+    shape[1] = j.channels;
+    hd_status status = take_inputs(c, &j);
     if (status == HD_OK)
-        status = run_forward(c, as_ncp(dense), as_ncp(c->out), groups, false);
-    hd_tensor_release(dense);
+        status = hd_tensor_new(x->dtype, x->ndim, shape, HD_CHANNELS_LAST, &c->out);
+    if (status == HD_OK)
+        status = run_forward(c, runs, runs_of(&j, runs), as_ncp(c->out), c->args->groups, false);
+    joined_free(&j);
     return status;
 }
 
+// din of x and `more`, and what they have got from elsewhere.
+static hd_status make_gradients(hd_op_call *c, joined *j) {
+    for (int i = X; i <= MORE; i++) {
+        const int at = place_of[i];
+        if (!c->want[at])
+            continue;
+        HD_CHECK(hd_tensor_new(j->x[i]->dtype, j->x[i]->ndim, j->x[i]->shape, HD_CHANNELS_LAST, &c->din[at]));
+        j->dx[i] = hd_tensor_retain(c->din[at]);
+        if (is_ncp(c->so_far[at]))
+            j->add[i] = hd_tensor_retain(c->so_far[at]);
+    }
+    if (!j->shared || !(j->dx[X] || j->dx[MORE]))
+        return HD_OK;
+    HD_CHECK(hd_tensor_new_like(j->x[BOTH], j->x[BOTH]->dtype, &j->dx[BOTH]));
+    return j->add[X] || j->add[MORE] ? gather(j, j->add[X], j->add[MORE], &j->add[BOTH]) : HD_OK;
+}
+
 hd_status hd_group_norm_backward(hd_op_call *c) {
-    hd_tensor *x = NULL, *dy = NULL;
-    hd_status status = dense_input(c->in[0], &x);
+    hd_tensor *dy = NULL;
+    run runs[3];
+    joined j = join(c, c->in_shape[0], c->in[3] ? c->in_shape[3] : NULL);
+    hd_status status = take_inputs(c, &j);
     if (status == HD_OK)
         status = dense_input(c->dout, &dy);
-    if (status == HD_OK && c->want[0])
-        status = hd_tensor_new(x->dtype, x->ndim, x->shape, HD_CHANNELS_LAST, &c->din[0]);
-    const bool add = c->din[0] && is_ncp(c->so_far[0]);
     if (status == HD_OK)
-        status = run_backward(c, as_ncp(x), as_ncp(dy), as_ncp(c->din[0]), as_ncp(add ? c->so_far[0] : NULL),
-                              c->args->groups, false);
-    c->added[0] = add && status == HD_OK;
-    hd_tensor_release(x);
+        status = make_gradients(c, &j);
+    if (status == HD_OK)
+        status = run_backward(c, runs, runs_of(&j, runs), as_ncp(dy), c->args->groups, false);
+    if (status == HD_OK && j.dx[BOTH])
+        status = scatter(&j, j.dx[BOTH], j.dx[X], j.dx[MORE]);
+    for (int i = X; i <= MORE; i++)
+        c->added[place_of[i]] = status == HD_OK && j.add[i];
+    joined_free(&j);
     hd_tensor_release(dy);
     return status;
 }
+
+// Layer norm and RMS norm --------------------------------------------------------------------------------------------
 
 // aux: 1 = RMS norm. args->sizes: the trailing extents that are normalised together.
 hd_status hd_layer_norm_forward(hd_op_call *c) {
@@ -188,7 +326,7 @@ hd_status hd_layer_norm_forward(hd_op_call *c) {
         HD_CHECK(check_affine(where, x, c->in[2], "bias", tail, c->args->sizes));
     HD_CHECK(hd_tensor_new(x->dtype, x->ndim, x->shape, HD_ROW_MAJOR, &c->out));
     HD_CHECK(hd_do_contiguous(x, &dense));
-    const hd_status status = run_forward(c, as_rows(dense, tail), as_rows(c->out, tail), 1, c->aux);
+    const hd_status status = run_forward(c, &(run){.x = as_rows(dense, tail)}, 1, as_rows(c->out, tail), 1, c->aux);
     hd_tensor_release(dense);
     return status;
 }
@@ -203,8 +341,11 @@ hd_status hd_layer_norm_backward(hd_op_call *c) {
         status = hd_tensor_new(x->dtype, x->ndim, x->shape, HD_ROW_MAJOR, &c->din[0]);
     const bool add = c->din[0] && c->so_far[0] && hd_tensor_is_contiguous(c->so_far[0]);
     if (status == HD_OK)
-        status = run_backward(c, as_rows(x, tail), as_rows(dy, tail), as_rows(c->din[0], tail),
-                              as_rows(add ? c->so_far[0] : NULL, tail), 1, c->aux);
+        status = run_backward(c,
+                              &(run){.x = as_rows(x, tail),
+                                     .dx = as_rows(c->din[0], tail),
+                                     .add = as_rows(add ? c->so_far[0] : NULL, tail)},
+                              1, as_rows(dy, tail), 1, c->aux);
     c->added[0] = add && status == HD_OK;
     hd_tensor_release(x);
     hd_tensor_release(dy);

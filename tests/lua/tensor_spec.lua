@@ -237,6 +237,10 @@ describe("gradients", function()
       local norms = {
         function(v) return F.group_norm(v, 2, nil, nil, { activation = "silu" }) end,
         function(v) return F.layer_norm(v, { shape[#shape] }) end, function(v) return F.group_norm(v * 3, 1) end,
+        function(v) return F.group_norm(v, 1, nil, nil, v):narrow(2, 3, shape[2]) end,
+        function(v)
+          return F.group_norm(v, 2, nil, nil, v:narrow(2, 1, 2), { activation = "silu" }):narrow(2, 2, shape[2])
+        end,
       }
       for i, other in ipairs(others) do
         for k, norm in ipairs(norms) do

@@ -31,9 +31,12 @@ function GroupNorm:init(num_groups, num_channels, opts)
   self.options = { eps = o.eps, activation = o.activation }
 end
 
----@param x hd.Tensor  [n, num_channels, ...]
----@return hd.Tensor   the same shape
-function GroupNorm:forward(x) return core.op.group_norm(x, self.num_groups, self.weight, self.bias, self.options) end
+---@param x hd.Tensor      [n, num_channels, ...]
+---@param more? hd.Tensor  the last of the channels, where x has the others alone: as hd.cat({ x, more }, 2), without it
+---@return hd.Tensor       [n, num_channels, ...]
+function GroupNorm:forward(x, more)
+  return core.op.group_norm(x, self.num_groups, self.weight, self.bias, more, self.options)
+end
 
 function GroupNorm:extra()
   local activation = self.options.activation

@@ -69,20 +69,32 @@ local function modulated(self, h, e)
   return self.activation and self.activation(h) or core.op.silu(h)
 end
 
+-- What the second convolution's result is added to. The channels of x and skip are not joined for it: the shortcut of
+-- both is the sum of their shortcuts.
+local function shortcut(self, x, skip)
+  local layer = self.conv_shortcut
+  if not skip then return layer and layer(x) or x end
+  if not layer then return core.op.cat({ x, skip }, 2) end
+  local conv, c = self.dims == 1 and core.op.conv1d or core.op.conv2d, x:size(2)
+  local y = conv(x, layer.weight:narrow(2, 1, c), layer.bias)
+  return conv(skip, layer.weight:narrow(2, c + 1, skip:size(2)), nil, y)
+end
+
 --- Time and input are added by the convolutions themselves.
 ---@param x hd.Tensor       [n, in_channels, ...]
 ---@param time? hd.Tensor   [n, time_embed_dim], after its activation
+---@param skip? hd.Tensor   the last of in_channels, where x has the others alone: as hd.cat({ x, skip }, 2), without it
 ---@return hd.Tensor        [n, out_channels, ...]
-function ResBlock:forward(x, time)
+function ResBlock:forward(x, time, skip)
   local e = self.time_emb_proj and per_channel(self.time_emb_proj(time), self.dims)
-  local h = activate(self, self.norm1(x))
+  local h = activate(self, self.norm1(x, skip))
   if self.time_scale_shift then
     h = modulated(self, self.conv1(h), e)
   else
     h = activate(self, self.norm2(self.conv1(h, e)))
   end
   if self.dropout then h = self.dropout(h) end
-  return self.conv2(h, self.conv_shortcut and self.conv_shortcut(x) or x)
+  return self.conv2(h, shortcut(self, x, skip))
 end
 
 return { ResBlock = ResBlock }

@@ -122,9 +122,9 @@ function Block:init(pairs_of_channels, with_attention, o)
   if with_attention then self.attentions = attentions end
 end
 
--- The i-th res block and its attention.
-function Block:step(i, x, time)
-  x = self.resnets[i](x, time)
+-- The i-th res block, of x and what is joined to it, and its attention.
+function Block:step(i, x, time, skip)
+  x = self.resnets[i](x, time, skip)
   return self.attentions and self.attentions[i](x) or x
 end
 
@@ -155,7 +155,7 @@ local function spatial(x) return table.move(x:shape(), 3, x:dim(), 1, {}) end
 -- Takes its skips from the end of the list.
 function UpBlock:forward(x, time, skips)
   for i = 1, #self.resnets do
-    x = self:step(i, core.op.cat({ x, table.remove(skips) }, 2), time)
+    x = self:step(i, x, time, table.remove(skips))
   end
   return self.upsamplers and self.upsamplers[1](x, spatial(skips[#skips])) or x
 end
