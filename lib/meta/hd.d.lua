@@ -794,8 +794,9 @@ hd.nn.ResBlock = {}
 --- Time and input are added by the convolutions themselves.
 ---@param x hd.Tensor       [n, in_channels, ...]
 ---@param time? hd.Tensor   [n, time_embed_dim], after its activation
+---@param skip? hd.Tensor   the last of in_channels, where x has the others alone: as hd.cat({ x, skip }, 2), without it
 ---@return hd.Tensor        [n, out_channels, ...]
-function hd.nn.ResBlock:forward(x, time) end
+function hd.nn.ResBlock:forward(x, time, skip) end
 
 --- Layers that run one after the other: `nn.Sequential(nn.Conv2d(3, 8, 3), F.relu, function(x) return x * 2 end)`.
 ---@class hd.nn.Sequential: hd.nn.Module
@@ -949,14 +950,15 @@ function hd.nn.functional.embedding(index, weight) end
 ---@return hd.Tensor
 function hd.nn.functional.gelu(x) end
 
---- Each of `groups` groups of channels of x [n,c,..] to mean 0 and variance 1, times weight [c] plus bias [c]; activation = "silu" applies SiLU in the same pass (Wu and He 2018)
+--- Each of `groups` groups of channels of x [n,c,..] to mean 0 and variance 1, times weight [c] plus bias [c]; activation = "silu" applies SiLU in the same pass; more [n,c',..]: further channels, as if joined to x (Wu and He 2018)
 ---@param x hd.Tensor
 ---@param groups integer
 ---@param weight? hd.Tensor
 ---@param bias? hd.Tensor
+---@param more? hd.Tensor
 ---@param opts? table  {eps =, activation =}
 ---@return hd.Tensor
-function hd.nn.functional.group_norm(x, groups, weight, bias, opts) end
+function hd.nn.functional.group_norm(x, groups, weight, bias, more, opts) end
 
 --- Quadratic up to delta, linear beyond: delta (|d| - delta / 2).
 ---@param input hd.Tensor
