@@ -75,9 +75,9 @@ local function shortcut(self, x, skip)
   local layer = self.conv_shortcut
   if not skip then return layer and layer(x) or x end
   if not layer then return core.op.cat({ x, skip }, 2) end
-  local conv, c = self.dims == 1 and core.op.conv1d or core.op.conv2d, x:size(2)
-  local y = conv(x, layer.weight:narrow(2, 1, c), layer.bias)
-  return conv(skip, layer.weight:narrow(2, c + 1, skip:size(2)), nil, y)
+  local convolve, c = self.dims == 1 and core.op.conv1d or core.op.conv2d, x:size(2)
+  local y = convolve(x, layer.weight:narrow(2, 1, c), layer.bias)
+  return convolve(skip, layer.weight:narrow(2, c + 1, skip:size(2)), nil, y)
 end
 
 --- Time and input are added by the convolutions themselves.
