@@ -383,7 +383,7 @@ def operations(name):
 
 # Taking results -------------------------------------------------------------------------------------------------
 
-def measure(step, seconds, warm=None):
+def measure(step, seconds, most, warm=None):
     for _ in range(3):
         (warm or step)()
     times, start = [], time.perf_counter()
@@ -392,7 +392,7 @@ def measure(step, seconds, warm=None):
         step()
         now = time.perf_counter()
         times.append(now - before)
-        if len(times) >= 10 and now - start >= seconds or len(times) >= 3 and now - start >= 10:
+        if len(times) >= 10 and now - start >= seconds or len(times) >= 3 and now - start >= most:
             return times
 
 
@@ -432,7 +432,7 @@ def run_child(args):
     torch.manual_seed(args.seed)
     best = {}
     for part, step in operations(name):
-        times = measure(step, 1)
+        times = measure(step, args.seconds / 2, 5 * args.seconds)
         if part not in best or statistics.median(times) < statistics.median(best[part]):
             best[part] = times
     for part, times in best.items():
@@ -443,7 +443,7 @@ def run_child(args):
     step, warm = sampling(model) if name == "sample32" else (model.step(), None)
     if args.once:
         return step()
-    times = measure(step, 2, warm)
+    times = measure(step, args.seconds, 5 * args.seconds, warm)
     report(name, args, times, torch=torch.__version__, params=sum(p.numel() for p in model.net.parameters()))
 
 
@@ -478,8 +478,8 @@ def export(args):
     def put(name, x):
         # row-major; the 1x1 convolutions of an attention are linear layers in hdlua
         x = x.detach().clone(memory_format=torch.contiguous_format)
-        if name.startswith("weight.") and (".to_qkv.weight" in name or ".to_out.0.weight" in name):
-            x = x.flatten(0, 0).reshape(x.shape[0], -1)
+        if ".to_qkv.weight" in name or ".to_out.0.weight" in name:
+            x = x.flatten(1)
         out[name] = x.numpy()
 
     for name, p in model.net.named_parameters():
@@ -500,6 +500,7 @@ def main():
     p.add_argument("--child", metavar="NAME")
     p.add_argument("--export", metavar="NAME")
     p.add_argument("--threads", type=int, default=1)
+    p.add_argument("--seconds", type=float, default=2)
     p.add_argument("--steps", type=int, default=10)
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--out", metavar="FILE")

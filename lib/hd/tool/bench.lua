@@ -8,35 +8,37 @@
 -- Each workload runs in a process of its own, so that its peak of memory is its own: three untimed steps, then steps
 -- one by one until there are at least 10 and 2 s have gone by (single operations: 1 s), or 10 s with at least 3. The
 -- median counts. GFLOP are counted by formula: nothing that an algorithm saves is deducted.
--- A round runs every workload, ours and right after it the peer's; ratios are medians of the rounds' own ratios. The
--- file of --json is written after every result; --resume goes on where an interrupted one ended.
--- The peer is any command that understands `--child NAME --threads N` as this tool does; --peer names it, and
--- scripts/bench_peer.sh of the source tree is PyTorch's.
+-- A round runs every workload, ours and right after it the peer's; ratios are medians of the rounds' own ratios. With N
+-- rounds each of them takes an Nth of these times. The file of --json is written after every result; --resume goes on
+-- where an interrupted one ended.
+-- The peer is any command that understands `--child NAME --threads N --seconds S` as this tool does; --peer names it,
+-- and scripts/bench_peer.sh of the source tree is PyTorch's. --verify starts from its weights and repeats its first
+-- steps with the same data and draws: the losses must agree to 1e-4 (`--rounds 0 --verify` does nothing else).
 
 local hd = require "hd"
 local core = require "hd.core"
 local check = require "hd.check"
-local machine = require "hd.tool.bench.machine"
+local child = require "hd.tool.bench.child"
 local models = require "hd.tool.bench.models"
 local operations = require "hd.tool.bench.operations"
 local process = require "hd.tool.bench.process"
 local report = require "hd.tool.bench.report"
 local startup = require "hd.tool.bench.startup"
-local timing = require "hd.tool.bench.timing"
+local verify = require "hd.tool.bench.verify"
+local Session = require "hd.tool.bench.session"
 
 -- Names -----------------------------------------------------------------------------------------------------------
 
+-- Groups of workloads. `startup` is also the name of one: the group is `starts`.
 local GROUPS = {
-  { "models", models.names }, { "operations", operations.names }, { "conv", operations.convolutions },
-  { "startup", startup.names },
+  models = models.names, operations = operations.names, conv = operations.convolutions, starts = startup.names,
+  growth = models.growth, all = {},
 }
-
-local all_names, group_names, is_startup = {}, { "all" }, {}
-for _, group in ipairs(GROUPS) do
-  group_names[#group_names + 1] = group[1]
-  table.move(group[2], 1, #group[2], #all_names + 1, all_names)
+local known = { "all", "models", "operations", "conv", "starts", "growth" }
+for _, group in ipairs { "models", "operations", "conv", "starts" } do
+  table.move(GROUPS[group], 1, #GROUPS[group], #GROUPS.all + 1, GROUPS.all)
 end
-for _, name in ipairs(startup.names) do is_startup[name] = true end
+table.move(GROUPS.all, 1, #GROUPS.all, #known + 1, known)
 
 local function stop(format, ...)
   io.stderr:write("bench: ", format:format(...), "\n")
@@ -49,18 +51,12 @@ local function words_of(text)
   return list
 end
 
-local function has(name) return is_startup[name] or operations.has(name) or models.find(name) ~= nil end
-
 local function selected(text)
   local list = {}
   for _, word in ipairs(words_of(text)) do
-    local found = word == "all" and all_names
-    for _, group in ipairs(GROUPS) do found = found or word == group[1] and word ~= "startup" and group[2] end
-    if not found and not has(word) then
-      local known = table.move(group_names, 1, #group_names, #all_names + 1, { table.unpack(all_names) })
-      stop("no workload '%s'. %s", word, check.suggestion(word, known))
-    end
-    found = found or { word }
+    local found = GROUPS[word]
+    if not found and (startup.has(word) or operations.has(word) or models.find(word)) then found = { word } end
+    if not found then stop("no workload '%s'. %s", word, check.suggestion(word, known)) end
     table.move(found, 1, #found, #list + 1, list)
   end
   return list
@@ -73,52 +69,18 @@ local function thread_counts(text)
     if not n or n < 1 or n > 256 then stop("--threads has the wrong value: got '%s', expected 1 to 256", word) end
     list[i] = n
   end
+  if #list == 0 then stop "--threads has no value" end
   return list
 end
 
--- A workload in this process --------------------------------------------------------------------------------------
-
-local function run_model(name, args)
-  local w = models.find(name)
-  local forward, total = w.cost()
-  local net = w.net()
-  local values, tensors = net:num_parameters()
-  local step = models.step(w, net)
-  if args.once then
-    step(true)
-    print(timing.peak_memory() * 1024 // 1 | 0)
-    return
+local function gemm_choices(text)
+  local list = words_of(text or "")
+  for _, word in ipairs(list) do
+    if word ~= "kernel" and word ~= "blas" then
+      stop("--gemm has the wrong value: got '%s', expected kernel, blas or both", word)
+    end
   end
-  local times = timing.measure(step)
-  process.report(timing.put({
-    name = name, config = { shape = w.shape, lr = w.lr, ema = w.ema }, params = values, tensors = tensors,
-    gflop_forward = timing.round(forward, 2), gflop_step = timing.round(total, 2),
-    gflops_per_s = timing.round(total / timing.median(times), 2), peak_rss_mib = timing.peak_memory(),
-    threads = core.threads(), dtype = "float32", device = "cpu",
-  }, times))
-end
-
-local function run_operations(name)
-  for _, o in ipairs(operations.prepare(name)) do
-    local times = timing.measure(o.step, o)
-    local middle = timing.median(times)
-    process.report(timing.put({
-      name = o.name, config = o.config, gflop_step = timing.round(o.gflop, 4),
-      gflops_per_s = o.gflop and timing.round(o.gflop / middle, 2),
-      gbytes_per_s = o.bytes and timing.round(o.bytes / middle / 1e9, 2), peak_rss_mib = timing.peak_memory(),
-      threads = core.threads(), dtype = "float32", device = "cpu",
-    }, times))
-  end
-end
-
-local function run_here(name, args)
-  local threads = thread_counts(args.threads)[1]
-  core.threads(threads)
-  if name == "machine" then return process.report(machine.measure(threads)) end
-  if is_startup[name] then return process.report(startup.run(name, threads)) end
-  selected(name)
-  local run = operations.has(name) and run_operations or run_model
-  return run(name, args)
+  return list
 end
 
 -- The peer --------------------------------------------------------------------------------------------------------
@@ -127,7 +89,7 @@ end
 local function find_peer(args)
   if args.peer == "none" then return nil end
   if args.peer ~= "auto" then return args.peer end
-  if args.workload and not args.rounds then return nil end
+  if args.workload and not args.rounds and not args.verify then return nil end
   local root = arg[0]:match "^(.*)lib/hd/tool/bench%.lua$"
   local script = root and root .. "scripts/bench_peer.sh"
   local file <close> = script and io.open(script)
@@ -137,70 +99,7 @@ local function find_peer(args)
   io.stderr:write("bench: no PyTorch beside it: scripts/bench_peer.sh --install installs it\n")
 end
 
--- Rounds ----------------------------------------------------------------------------------------------------------
-
-local Session = {}
-Session.__index = Session
-
--- What has been measured so far, written to args.json after each result.
-local function session(args)
-  local self = setmetatable({ path = args.json, machine = machine.describe(), results = {}, peaks = {} }, Session)
-  local file <close> = args.resume and args.json and io.open(args.json)
-  if file then self.results = core.json_decode(file:read "a").results end
-  return self
-end
-
-local function key(r) return ("%s|%s|%d|%d|%s"):format(r.side, r.workload, r.threads, r.round, r.gemm or "") end
-
-function Session:has(task)
-  for _, r in ipairs(self.results) do
-    if r.workload and key(r) == key(task) then return true end
-  end
-  return false
-end
-
-function Session:rows() return report.rows(self.results, self.peaks) end
-
-function Session:write()
-  if not self.path then return end
-  local data = { machine = self.machine, results = self.results, table = self:rows() }
-  assert(core.file_write(self.path, core.json_encode(data) .. "\n"))
-end
-
--- Measure what the machine can do with each number of threads.
-function Session:measure_machine(counts, args)
-  self.machine.measured = {}
-  for i, threads in ipairs(counts) do
-    local task = { side = "hdlua", workload = "machine", threads = threads }
-    local list, message = process.records(self:command(task, args))
-    if not list then stop("machine failed: %s", message) end
-    self.machine.measured[i] = list[1]
-    self.peaks[threads] = list[1].gflops_per_s
-  end
-end
-
-function Session:command(task, args)
-  if task.side == "peer" then
-    return ("%s --child %s --threads %d"):format(args.peer, task.workload, task.threads)
-  end
-  local choice = task.gemm and ("HDLUA_GEMM=%s "):format(task.gemm) or ""
-  return ("%s%s -m bench --child %s --threads %d --seed %d"):format(choice, process.hdlua(), task.workload,
-    task.threads, args.seed)
-end
-
--- Run one task and keep its records; false and a message where it failed.
-function Session:run(task, args)
-  local list, message = process.records(self:command(task, args))
-  if not list then return false, message end
-  for _, r in ipairs(list) do
-    r.side, r.round, r.gemm, r.workload = task.side, task.round, task.gemm, task.workload
-    self.results[#self.results + 1] = r
-    print(("round %d  %-6s %-32s %d thread%s %10.3f ms %7.0f MiB %s"):format(r.round, r.side, r.name, r.threads,
-      r.threads == 1 and " " or "s", r.ms_median, r.peak_rss_mib or 0, r.gemm or ""))
-  end
-  self:write()
-  return true
-end
+-- Runs ------------------------------------------------------------------------------------------------------------
 
 -- Whether it matters who multiplies matrices.
 local function multiplies(name)
@@ -209,39 +108,56 @@ end
 
 -- Everything in order: round by round, and in a round ours before the peer's.
 local function tasks(args)
-  local list = {}
-  local choices = args.gemm and words_of(args.gemm) or { false }
+  local list, choices = {}, gemm_choices(args.gemm)
+  local function add(task)
+    list[#list + 1] = task
+    return task
+  end
   for round = 1, args.rounds or 1 do
-    for _, threads in ipairs(thread_counts(args.threads)) do
+    for _, threads in ipairs(args.threads) do
       for _, workload in ipairs(selected(args.workload or "all")) do
-        local function add(side, gemm)
-          list[#list + 1] = { side = side, workload = workload, threads = threads, round = round, gemm = gemm }
+        local count = multiplies(workload) and #choices or 0
+        for i = math.min(count, 1), count do
+          add { side = "hdlua", workload = workload, threads = threads, round = round, gemm = choices[i] }
         end
-        for _, choice in ipairs(multiplies(workload) and choices or { false }) do add("hdlua", choice or nil) end
-        if args.peer then add("peer") end
+        if args.peer then add { side = "peer", workload = workload, threads = threads, round = round } end
       end
     end
   end
   return list
 end
 
-local function run_all(args)
-  args.peer = find_peer(args)
-  local list, failed, s = tasks(args), false, session(args)
-  s:measure_machine(thread_counts(args.threads), args)
-  io.stdout:setvbuf "line"
-  for _, task in ipairs(list) do
-    if not s:has(task) then
-      local done, message = s:run(task, args)
-      if not done then
-        failed = true
-        io.stderr:write(("bench: %s of %s failed: %s\n"):format(task.workload, task.side, message))
-      end
+-- Verify every chosen model; tells whether all agree.
+local function verify_all(session, args)
+  if not args.peer then stop "--verify needs a peer: scripts/bench_peer.sh --install installs PyTorch" end
+  local all_agree = true
+  for _, name in ipairs(selected(args.workload or "models")) do
+    if verify.applies(name) then
+      all_agree = session:verify(name, args.threads[#args.threads]) and all_agree
     end
   end
-  s:write()
-  print("\n" .. report.table(s:rows()))
-  return failed
+  return all_agree
+end
+
+-- Run every task that has not been done; tells whether all ended well.
+local function measure_all(session, list, args)
+  local all_done = true
+  session:measure_machine(args.threads)
+  for _, task in ipairs(list) do
+    if not session:has(task) then all_done = session:run(task) and all_done end
+  end
+  session:write()
+  print("\n" .. report.table(session:rows()))
+  return all_done
+end
+
+local function run_all(args)
+  args.peer = find_peer(args)
+  local list, session, good = tasks(args), Session(args), true
+  io.stdout:setvbuf "line"
+  if args.verify then good = verify_all(session, args) end
+  if #list > 0 then good = measure_all(session, list, args) and good end
+  return good
 end
 
 -- Other answers ---------------------------------------------------------------------------------------------------
@@ -250,46 +166,53 @@ local function describe(list)
   for _, name in ipairs(list) do
     local w = models.find(name)
     if w then
-      local values, tensors = w.net():num_parameters()
-      local forward, step = w.cost()
-      print(("%s: %d parameters in %d tensors, GFLOP %.2f forward, %.2f a step"):format(name, values, tensors, forward,
-        step))
+      print(("%s: %d parameters in %d tensors"):format(name, w.net():num_parameters())
+        .. (", GFLOP %.2f forward, %.2f a step"):format(w.cost()))
     end
   end
 end
 
 local function show_machine(args)
-  local s = session(args)
-  s:measure_machine(thread_counts(args.threads), args)
-  print(("%s, %d cores, %s"):format(s.machine.cpu or "unknown processor", s.machine.cores, s.machine.isa))
-  for _, m in ipairs(s.machine.measured) do
-    print(("%d threads: %.1f GF/s in registers; copying 256 KiB %.1f, 4 MiB %.1f, 256 MiB %.1f GB/s"):format(m.threads,
-      m.gflops_per_s, m.copy_256k, m.copy_4m, m.copy_256m))
+  local session = Session(args)
+  session:measure_machine(args.threads)
+  local m = session.machine
+  print(("%s, %d cores, %s"):format(m.cpu or "unknown processor", m.cores, m.isa))
+  for _, r in ipairs(m.measured) do
+    print(("%d threads: %.1f GF/s in registers; copying 256 KiB %.1f, 4 MiB %.1f, 256 MiB %.1f GB/s"):format(r.threads,
+      r.gflops_per_s, r.copy_256k, r.copy_4m, r.copy_256m))
   end
-  s:write()
+  session:write()
 end
 
 local args = hd.args({
   workload = hd.args.string, threads = hd.args.string, rounds = hd.args.integer, gemm = hd.args.string, peer = "auto",
-  json = hd.args.string, resume = false, describe = false, machine = false, child = hd.args.string, once = false,
+  seconds = hd.args.number, json = hd.args.string, resume = false, verify = false, steps = 10, describe = false,
+  machine = false, child = hd.args.string, once = false, replay = hd.args.string,
 }, {
   "Time the reference workloads, beside a peer.",
-  workload = "names or groups, comma-separated: " .. table.concat(group_names, ", ") .. " (all); names are "
-    .. table.concat(models.names, ", ") .. ", …",
-  threads = "numbers of threads, comma-separated", rounds = "how often; the median counts (1)",
+  workload = "names or groups, comma-separated (all): " .. table.concat(known, ", ")
+    .. "; any conv_N_CIN_COUT_H_K_STRIDE and unet_BATCH_WIDTH_SIZE",
+  threads = "numbers of threads, comma-separated", rounds = "how often; the median counts (1); 0: not at all",
   gemm = "kernel, blas or both, comma-separated: who multiplies matrices",
   peer = "command that runs the same elsewhere, none, or auto: PyTorch with --rounds or without --workload",
-  json = "write { machine, results, table } there", resume = "go on with the file of --json",
+  seconds = "how long a result should take: 2, with more rounds less; single operations take half of it",
+  json = "write { machine, results, verified, table } there", resume = "go on with the file of --json",
+  verify = "compare the losses of the models' first steps with the peer's", steps = "how many of them",
   describe = "print the networks' sizes instead", machine = "print what the machine can do instead",
   child = "run one workload in this process", once = "with --child: one step",
+  replay = "with --child: compare with the steps in this file",
 })
+args.threads = thread_counts(args.threads)
+args.seconds = args.seconds or 2 / math.max(1, args.rounds or 1)
 
 if args.child then
-  run_here(args.child, args)
+  core.threads(args.threads[1])
+  if args.child ~= "machine" then selected(args.child) end
+  child.run(args.child, args)
 elseif args.describe then
   describe(selected(args.workload or "models"))
 elseif args.machine then
   show_machine(args)
 else
-  os.exit(run_all(args) and 1 or 0, true)
+  os.exit(run_all(args) and 0 or 1, true)
 end

@@ -1,6 +1,6 @@
 -- hd/tool/bench/machine.lua: what this machine can do at most: multiply-adds on numbers in registers, and bytes moved
 -- between caches and memory. The best of many short rounds, as other work only slows them.
--- Called by: bench.lua.
+-- Called by: child.lua, session.lua.
 
 local hd = require "hd"
 local core = require "hd.core"
@@ -23,24 +23,23 @@ end
 -- GF/s of multiply-adds in registers, all threads together.
 local function arithmetic()
   local rounds, flops = 100000, nil
-  local time = least(0.3, function() flops = core.multiply_add(rounds) end)
+  local time = least(0.1, function() flops = core.multiply_add(rounds) end)
   return timing.round(flops and flops / time / 1e9, 1)
 end
 
 -- GB/s of copying a tensor of so many bytes, reads and writes together.
 local function copying(bytes)
   local from, to = hd.ones(bytes // 4), hd.zeros(bytes // 4)
-  return timing.round(2 * bytes / least(0.3, function() to:copy_(from) end) / 1e9, 1)
+  return timing.round(2 * bytes / least(0.1, function() to:copy_(from) end) / 1e9, 1)
 end
 
 local KIB = 1024
 local SIZES = { { "copy_256k", 256 * KIB }, { "copy_4m", 4 * KIB ^ 2 }, { "copy_256m", 256 * KIB ^ 2 } }
 
 --- Measure here: a record with gflops and GB/s of copies of 256 KiB, 4 MiB and 256 MiB.
----@param threads integer  as set
 ---@return table
-function machine.measure(threads)
-  local record = { name = "machine", threads = threads, gflops_per_s = arithmetic() }
+function machine.measure()
+  local record = { name = "machine", threads = core.threads(), gflops_per_s = arithmetic() }
   for _, size in ipairs(SIZES) do record[size[1]] = copying(size[2] // 1 | 0) end
   return record
 end

@@ -1,7 +1,7 @@
 -- hd/tool/bench/models.lua: the reference models, one train step of each, and what it costs by formula.
 -- Floating point operations are 2 for each multiply-add of convolutions, linear layers and attention products; a step
 -- has forward, the gradient of every weight, and of every input that depends on a parameter. Nothing that an algorithm
--- saves is deducted. Called by: bench.lua, verify.lua.
+-- saves is deducted. Called by: child.lua, verify.lua, bench.lua.
 
 local hd = require "hd"
 local nn, F = hd.nn, hd.nn.functional
@@ -211,6 +211,12 @@ local function sample_model()
 end
 
 models.names = { "seed_model", "unet32", "unet32_tiny", "sample32", "audio1d", "text" }
+
+--- How cost grows with the size of the pictures, with the batch and with the width.
+models.growth = {
+  "unet_2_32_16", "unet_2_32_32", "unet_2_32_64", "unet_2_32_128", "unet_1_32_32", "unet_4_32_32", "unet_8_32_32",
+  "unet_16_32_32", "unet_32_32_32", "unet_8_16_32", "unet_8_64_32", "unet_8_128_32",
+}
 
 local MAKE = {
   seed_model = plain_model, sample32 = sample_model, text = text_model,

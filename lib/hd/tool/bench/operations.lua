@@ -1,5 +1,5 @@
 -- hd/tool/bench/operations.lua: single operations on the shapes that the reference models have or that a user knows.
--- Called by: bench.lua.
+-- Called by: child.lua, bench.lua.
 
 local hd = require "hd"
 local F = hd.nn.functional
@@ -36,9 +36,7 @@ local function convolution(name)
   local config = { N = n, Cin = from, Cout = to, H = h, kernel = k, stride = s }
   local list = {}
   local function add(part, step, before)
-    list[#list + 1] = {
-      name = name .. "/" .. part, config = config, step = step, before = before, gflop = gflop, seconds = 1,
-    }
+    list[#list + 1] = { name = name .. "/" .. part, config = config, step = step, before = before, gflop = gflop }
   end
   local x, w, dy = images(n, from, h), hd.randn(to, from, k, k), images(n, to, out)
   local function forward() return F.conv2d(x, w, nil, opts) end
@@ -132,11 +130,11 @@ end
 
 --- What is to be timed for a name: one entry, or three for a convolution.
 ---@param name string
----@return table[]  name, step(), before() untimed, seconds, bytes, gflop
+---@return table[]  name, step(), before() untimed, bytes, gflop
 function operations.prepare(name)
   if not by_name[name] then return convolution(name) end
   local _, make, bytes, gflop = table.unpack(by_name[name], 1, 4)
-  return { { name = name, step = make(), bytes = bytes, gflop = gflop, seconds = 1 } }
+  return { { name = name, step = make(), bytes = bytes, gflop = gflop } }
 end
 
 return operations

@@ -21,17 +21,24 @@ end
 
 --- Run a command; the records that it printed, or nil and all else that it said.
 ---@param command string  of the shell
----@return table[]?
+---@return table[]?  none where it is not made to tell any
 ---@return string? message
-function process.records(command)
+function process.run(command)
   local pipe = assert(io.popen(command .. " 2>&1"))
   local list, said = {}, {}
   for line in pipe:lines() do
     local text = line:match "^RESULT (.*)$"
     if text then list[#list + 1] = core.json_decode(text) else said[#said + 1] = line end
   end
-  if pipe:close() and #list > 0 then return list end
-  return nil, said[1] and table.concat(said, "\n") or "it ended without a result"
+  if pipe:close() then return list end
+  return nil, said[1] and table.concat(said, "\n") or "it ended without a word"
+end
+
+--- The same for a command that must tell at least one record.
+function process.records(command)
+  local list, message = process.run(command)
+  if list and #list == 0 then return nil, "it ended without a result" end
+  return list, message
 end
 
 --- Print a record for the process that waits for it.

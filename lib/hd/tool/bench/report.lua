@@ -1,6 +1,6 @@
 -- hd/tool/bench/report.lua: from records to rows to a table. A record is one workload on one side in one round; a row
 -- joins the rounds. Ratios are the median of the ratios within a round, where both sides ran right after each other.
--- Called by: bench.lua, scripts/performance.lua.
+-- Called by: session.lua, bench.lua, scripts/performance.lua.
 
 local timing = require "hd.tool.bench.timing"
 
@@ -49,7 +49,7 @@ local function field(name) return function(r) return r[name] end end
 local function peer_field(name) return function(_, p) return p and p[name] end end
 local function peer_over_ours(name) return function(r, p) return p and p[name] and r[name] and p[name] / r[name] end end
 
-local function row(g, last, peaks)
+local function row(g, last, peaks, differences)
   local goal = GOALS[g.workload] or {}
   local speed, memory = over_rounds(g, last, field "gflops_per_s"), over_rounds(g, last, peer_over_ours "peak_rss_mib")
   return {
@@ -59,18 +59,20 @@ local function row(g, last, peaks)
     mib = over_rounds(g, last, field "peak_rss_mib"), peer_ms = over_rounds(g, last, peer_field "ms_median"),
     peer_mib = over_rounds(g, last, peer_field "peak_rss_mib"),
     ratio = over_rounds(g, last, peer_over_ours "ms_median"), memory_share = memory and 1 / memory,
-    goal_ratio = goal[1], goal_memory_share = goal[2],
+    goal_ratio = goal[1], goal_memory_share = goal[2], loss_difference = differences[g.workload],
   }
 end
 
 --- Rows of a table: one for each workload, number of threads and choice of products.
 ---@param results table[]  records: name, threads, side, round, gemm, ms_median, peak_rss_mib, gflops_per_s
 ---@param peaks table<integer, number>  GF/s at most, by threads
+---@param verified table[]  records of verify.replay
 ---@return table[]
-function report.rows(results, peaks)
-  local rows, last = {}, 1
+function report.rows(results, peaks, verified)
+  local rows, last, differences = {}, 1, {}
   for _, r in ipairs(results) do last = math.max(last, r.round or 1) end
-  for i, g in ipairs(grouped(results)) do rows[i] = row(g, last, peaks) end
+  for _, r in ipairs(verified) do differences[r.name] = r.difference end
+  for i, g in ipairs(grouped(results)) do rows[i] = row(g, last, peaks, differences) end
   return rows
 end
 
@@ -100,6 +102,7 @@ local COLUMNS = {
   { "MiB", number("%.0f", "mib") }, { "peer ms", milliseconds "peer_ms" },
   { "peer MiB", number("%.0f", "peer_mib") }, { "times faster", number("%.2f", "ratio") },
   { "of its memory", number("%.2f", "memory_share") }, { "goals", goal },
+  { "losses differ", number("%.0e", "loss_difference") },
 }
 
 -- Columns in which some row has something.

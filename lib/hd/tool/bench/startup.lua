@@ -1,6 +1,6 @@
 -- hd/tool/bench/startup.lua: from nothing to a prompt, to the library, and to the first train step, each a process. The
 -- files are in the page cache. The shell that starts the process is in the time.
--- Called by: bench.lua.
+-- Called by: child.lua, bench.lua.
 
 local core = require "hd.core"
 local process = require "hd.tool.bench.process"
@@ -25,11 +25,21 @@ local function plan(name, threads)
   return step, step, 5
 end
 
+--- Whether there is a start of this name.
+---@param name string
+---@return boolean
+function startup.has(name)
+  for _, known in ipairs(startup.names) do
+    if name == known then return true end
+  end
+  return false
+end
+
 --- The record of one start: the median of several, after one that is not timed.
 ---@param name string
----@param threads integer
 ---@return table
-function startup.run(name, threads)
+function startup.run(name)
+  local threads = core.threads()
   local words, with_memory, count = plan(name, threads)
   local program, times = process.hdlua(), {}
   for i = 0, count do

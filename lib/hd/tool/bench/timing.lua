@@ -1,5 +1,5 @@
 -- hd/tool/bench/timing.lua: how a result is taken. Three untimed steps, then steps one by one until there are at least
--- 10 and `seconds` (2) have gone by, or 10 s with at least 3; reported are median and least.
+-- 10 and `seconds` have gone by, or there are at least 3 and `most` seconds have; reported are median and least.
 -- Called by: the other files of the bench.
 
 local core = require "hd.core"
@@ -25,10 +25,12 @@ end
 
 --- The times of a step in seconds, in rising order.
 ---@param step fun(is_warmup: boolean)
----@param opts? { seconds: number, before: function }  before() is called before each step, untimed
+---@param seconds number
+---@param most number
+---@param before? function  called before each step, untimed
 ---@return number[]
-function timing.measure(step, opts)
-  local seconds, before = opts and opts.seconds or 2, opts and opts.before or function() end
+function timing.measure(step, seconds, most, before)
+  before = before or function() end
   for _ = 1, 3 do
     before()
     step(true)
@@ -41,7 +43,7 @@ function timing.measure(step, opts)
     local now = core.clock()
     times[#times + 1] = now - from
     local total = now - start
-    if #times >= 10 and total >= seconds or #times >= 3 and total >= 10 then break end
+    if #times >= 10 and total >= seconds or #times >= 3 and total >= most then break end
   end
   table.sort(times)
   return times
