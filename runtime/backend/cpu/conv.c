@@ -122,6 +122,7 @@ typedef struct {
     int64_t groups;
     const float *bias; // dense, or NULL
     bool dots;         // few outputs: inner products along the channels instead of tiles
+    bool depthwise;    // one channel and one output in each group, neighbours in memory: all groups at once
     // Set by shift_run:
     conv_blocks blocks;
     cpu_segment *segments;
@@ -171,12 +172,23 @@ static void set_segments(shift *s) {
             const int64_t offset =
                 (s->tap[0][i] - s->tap[0][0]) * s->window.pitch[1] + (s->tap[1][j] - s->tap[1][0]) * s->window.pitch[2];
             cpu_segment *last = s->segment_count > 0 ? s->segments + s->segment_count - 1 : NULL;
-            if (last && last->offset + last->length == offset && last->length + s->in <= CPU_DEPTH)
+            if (last && !s->depthwise && last->offset + last->length == offset && last->length + s->in <= CPU_DEPTH)
                 last->length += s->in;
             else
                 for (int64_t c = 0; c < s->in; c += CPU_DEPTH)
                     s->segments[s->segment_count++] = (cpu_segment){offset + c, cpu_min(CPU_DEPTH, s->in - c)};
         }
+}
+
+// All weights of a depthwise convolution: [taps, groups].
+static void pack_weights_depthwise(const shift *s) {
+    const hd_view *w = s->weights;
+    const int64_t taps = s->taps[0] * s->taps[1];
+    for (int64_t t = 0; t < taps; t++)
+        cpu_pack_rows(s->packed + t * s->groups, s->groups,
+                      (const float *)w->data + s->kernel[0][t / s->taps[1]] * w->strides[2] +
+                          s->kernel[1][t % s->taps[1]] * w->strides[3],
+                      1, s->groups, 0, s->group_stride);
 }
 
 // One block of pixels, all groups, panels first..last-1.
@@ -195,6 +207,19 @@ static void shift_block(const shift *s, const conv_block *block, int64_t first, 
                            (s->out_first[0] + (block->first[1] + y) * s->out_step[0]) * out->strides[2] +
                            (s->out_first[1] + (block->first[2] + x) * s->out_step[1]) * out->strides[3];
             }
+    if (s->depthwise) {
+        const cpu_panels b = {s->packed, s->taps[0] * s->taps[1], s->groups, s->groups};
+        conv_depthwise_run(&(cpu_product){.rows = pixels,
+                                          .a = source,
+                                          .a_row = a_row,
+                                          .segments = s->segments,
+                                          .segment_count = s->segment_count,
+                                          .b = &b,
+                                          .c = out->data,
+                                          .c_row = c_row,
+                                          .bias = s->bias});
+        return;
+    }
     for (int64_t g = 0; g < s->groups; g++) {
         const cpu_panels b = {s->packed + (size_t)g * group_floats(s), s->taps[0] * s->taps[1] * s->in, s->outs, 0};
         const cpu_product p = {.rows = pixels,
@@ -243,6 +268,7 @@ static hd_status shift_run(shift *s) {
         s->window.last[d] = s->taps[d] > 0 ? s->tap[d][s->taps[d] - 1] : 0;
     }
     s->dots = s->outs <= CPU_DOTS && s->in % VF_LANES == 0;
+    s->depthwise = s->in == 1 && s->outs == 1 && s->groups > 1 && s->out.strides[1] == 1;
     // A window of about 128 KiB stays in the second-level cache while the panels of the weights pass by.
     s->blocks = conv_blocks_cut(s->window.source->shape[0], s->grid[0], s->grid[1],
                                 cpu_max(128, cpu_min(512, 32768 / cpu_max(1, channels))));
@@ -252,8 +278,10 @@ static hd_status shift_run(shift *s) {
     hd_status status = HD_OK;
     if (s->packed && s->segments) {
         set_segments(s);
-        CPU_PARALLEL_FOR(i, s->groups * panels) {
-            if (s->dots)
+        CPU_PARALLEL_FOR(i, s->depthwise ? 1 : s->groups * panels) {
+            if (s->depthwise)
+                pack_weights_depthwise(s);
+            else if (s->dots)
                 pack_weights_dots(s, i);
             else
                 pack_weights(s, i / panels, i % panels);

@@ -1,6 +1,6 @@
 // backend/cpu/conv.h: what the files of the convolution share: blocks of pixels and their padded windows.
 // Layer: backend. Called by: conv.c (forward, input gradient, dispatch), conv_dw.c (weight gradient),
-// conv_winograd*.c (both).
+// conv_winograd*.c and conv_depthwise.c (both).
 #ifndef HD_CONV_H
 #define HD_CONV_H
 
@@ -45,6 +45,14 @@ const float *CPU_NAME(conv_window_load)(const conv_window *w, const conv_block *
 #define conv_window_set CPU_NAME(conv_window_set)
 #define conv_window_size CPU_NAME(conv_window_size)
 #define conv_window_load CPU_NAME(conv_window_load)
+
+// Products of a depthwise convolution. `a` has the channels that b has columns, contiguous; b lies with its ld > 0.
+// run: c[i, k] = sum over segments t, each of length 1, of a[a_row[i] + offset[t] + k] * b[t, k], plus bias[k]; needs
+// c_step = 1 and `add` unset. dw: c[i, k] (+)= sum over all elements q of the segments of a[a_row[i] + q + k] * b[q, k].
+void CPU_NAME(conv_depthwise_run)(const cpu_product *p);
+void CPU_NAME(conv_depthwise_dw)(const cpu_product *p);
+#define conv_depthwise_run CPU_NAME(conv_depthwise_run)
+#define conv_depthwise_dw CPU_NAME(conv_depthwise_dw)
 
 // The gradients of weights and bias by shifted products, that of the bias alone, and the three entries in double.
 hd_status CPU_NAME(conv_dw_shift)(const hd_conv_args *a);

@@ -24,6 +24,7 @@ typedef struct {
     int64_t parts, splits;
     bool dy_in_place;       // dy itself serves as B
     bool few;               // few outputs: the product turned round
+    bool depthwise;         // one channel and one output in each group, dy in place: all groups at once
     float *partial;         // [parts][groups][rows][outs]
     double *bias;           // [parts][k] or NULL
     int64_t *a_row, *c_row; // [rows]
@@ -78,6 +79,14 @@ static void add_chunk(const dw *d, const conv_block *block, float *partial, int6
                      .c_row = d->c_row + first,
                      .c_step = 1,
                      .add = add};
+    if (d->depthwise) {
+        b = (cpu_panels){(const float *)dy->data + origin, pixels, d->args->groups, dy->strides[3]};
+        p.a = x;
+        p.c = partial;
+        p.c_step = d->rows;
+        conv_depthwise_dw(&p);
+        return;
+    }
     for (int64_t g = 0; g < d->args->groups; g++) {
         if (d->dy_in_place)
             b = (cpu_panels){(const float *)dy->data + origin + g * d->outs, pixels, d->outs, dy->strides[3]};
@@ -261,10 +270,12 @@ static void plan(dw *d) {
              window_pixels(d, d->chunks.size) <= 2 * d->chunks.size[0] * d->chunks.size[1] * d->chunks.size[2];
     d->splits = d->few ? 1 : cpu_max(1, cpu_min(TASKS_WANTED / d->parts, d->rows / SPLIT_ROWS));
     // The pixels of every chunk must be equally far apart: whole rows, and whole images where there are several.
-    d->dy_in_place = dy->strides[1] == 1 && d->outs % VF_LANES == 0 && dy->strides[3] > 0 &&
+    d->depthwise = d->in == 1 && d->outs == 1 && a->groups > 1;
+    d->dy_in_place = dy->strides[1] == 1 && (d->depthwise || d->outs % VF_LANES == 0) && dy->strides[3] > 0 &&
                      (d->chunks.size[1] * d->chunks.size[0] == 1 ||
                       (d->chunks.parts[2] == 1 && dy->strides[2] == dy->shape[3] * dy->strides[3])) &&
                      (d->chunks.size[0] == 1 || dy->strides[0] == dy->shape[2] * dy->strides[2]);
+    d->depthwise = d->depthwise && d->dy_in_place;
 }
 
 static void set_rows(dw *d) {
