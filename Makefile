@@ -165,6 +165,16 @@ test-valgrind: all $(TESTS) ## a subset of the tests under valgrind
 	  OPENBLAS_CORETYPE=Haswell HDLUA_ISA=avx2 HDLUA_BRIEF=1 \
 	  taskset -c 0 sh tests/run.sh $(BUILD) $(or $(SPEC),test_core test_io test_io_data tensor optim)
 
+# The operations with every build of the kernels that this processor runs, and both ways to compute products.
+.PHONY: test-isa
+test-isa: all $(TESTS) ## the tests of the operations for each HDLUA_ISA and HDLUA_GEMM
+	@for isa in $(ISAS); do for gemm in kernel blas; do \
+	  export HDLUA_ISA=$$isa HDLUA_GEMM=$$gemm; \
+	  if ! $(HDLUA) --version | grep -qx "instruction set $$isa"; then echo "HDLUA_ISA=$$isa: not on this processor"; continue; fi; \
+	  echo "HDLUA_ISA=$$isa HDLUA_GEMM=$$gemm"; \
+	  sh tests/run.sh $(BUILD) $(or $(SPEC),test_backend test_backend_layers ops tensor nn optim determinism) || failed=1; \
+	done; done; [ -z "$$failed" ]
+
 # The whole program built for arm64 with the libraries of Debian's packages, its kernels as NEON; under an emulator.
 SYSROOT := $(abspath $(BUILD)-neon/sysroot)
 .PHONY: test-neon

@@ -94,6 +94,8 @@ static const conv_case convs[] = {
     {2, 12, 9, 9, 8, 3, 3, {1, 1}, {1, 1}, {1, 1}, 4},    // groups
     {2, 16, 9, 9, 16, 3, 3, {1, 1}, {1, 1}, {1, 1}, 16},  // depthwise
     {2, 8, 9, 9, 16, 3, 3, {2, 2}, {1, 1}, {1, 1}, 8},    // depthwise, two outputs each, stride 2
+    {2, 85, 9, 7, 85, 5, 5, {2, 1}, {2, 4}, {1, 2}, 85},  // depthwise, everything differs
+    {2, 67, 1, 40, 67, 1, 4, {1, 2}, {0, 1}, {1, 1}, 67}, // depthwise, 1-D
     {1, 6, 8, 8, 6, 1, 1, {1, 1}, {0, 0}, {1, 1}, 2},     // 1x1, groups
     {2, 8, 1, 50, 16, 1, 3, {1, 1}, {0, 1}, {1, 1}, 1},   // 1-D
     {2, 8, 1, 51, 16, 1, 4, {1, 2}, {0, 1}, {1, 1}, 1},   // 1-D, stride 2
@@ -127,19 +129,18 @@ static hd_conv_args conv_args(const conv_case *c, hd_dtype type, layout x_how, l
     return a;
 }
 
-// Winograd's transforms of 3x3, 1x3 and 1x5 convolutions round more than sums of products do: on data that is
-// channels-last such shapes have the limit of the gradients, 2e-6, forward too.
+// 3x3, 1x3 and 1x5 convolutions of enough channels go by Winograd's method where data is channels-last.
 static limits conv_limits(const conv_case *c, const hd_conv_args *a) {
     const bool tiled = c->c >= 16 && c->k >= 16 && c->stride[0] == 1 && c->stride[1] == 1 &&
                        (c->r == 3 ? c->s == 3 : c->r == 1 && (c->s == 3 || c->s == 5));
-    return tiled && c->groups == 1 && a->x.strides[1] == 1 && a->y.strides[1] == 1 ? GRADIENT : FORWARD;
+    return tiled && c->groups == 1 && a->x.strides[1] == 1 && a->y.strides[1] == 1 ? WINOGRAD : FORWARD;
 }
 
 static void check_conv(const conv_case *c, hd_dtype type, layout x_how, layout w_how, layout y_how, bool bias) {
     hd_conv_args a = conv_args(c, type, x_how, w_how, y_how, bias);
     CHECK(conv, a, conv_limits(c, &a), a.y);
-    CHECK(conv_dx, a, GRADIENT, a.x);
-    CHECK(conv_dw, a, GRADIENT, a.w, a.b);
+    CHECK(conv_dx, a, conv_limits(c, &a), a.x);
+    CHECK(conv_dw, a, conv_limits(c, &a), a.w, a.b);
 }
 
 static void test_conv_and_gradients_agree_in_channels_last(void **state) {
@@ -240,7 +241,7 @@ static void check_norm(const norm_case *c, hd_dtype type, layout how, int form) 
         b.db = make(type, ROW_MAJOR, ANY, SHAPE(c->c));
     }
     // a run of one number has no gradient but rounding, times rstd = 1 / sqrt(eps)
-    const limits gradient = {2e-6, 1e-13, data.extent[1] * data.extent[2] > c->groups ? 0 : 1 / sqrt(a.eps)};
+    const limits gradient = {5e-7, 1e-13, data.extent[1] * data.extent[2] > c->groups ? 0 : 1 / sqrt(a.eps)};
     CHECK(norm_back, b, gradient, b.dx, b.dw, b.db);
     b.add = make(type, how, ANY, data);
     CHECK(norm_back, b, gradient, b.dx, b.dw, b.db);
@@ -278,10 +279,11 @@ static void check_attention(int i, hd_dtype type, layout how, double scale) {
     const int d = attentions[i].d, e = attentions[i].e;
     const layout inner = how == CHANNELS_LAST ? ROW_MAJOR : how;
     // An error of a logit is a relative error of its weight, so large logits (root mean square 4/3 scale sqrt(d))
-    // count. With one key the weights are constant: dq and dk are rounding alone.
+    // count. With one key the weights are constant: dq and dk are rounding alone. Backward, logits' gradients are
+    // differences: at the usual scale 6.1e-7 is measured over 257 keys, more where weights are nearly one or zero.
     const double sharpness = fmax(1, scale * sqrt(d));
-    const limits forward = {1e-6 * sharpness, 1e-13 * sharpness, 0};
-    const limits gradient = {2e-6 * sharpness, 1e-13 * sharpness, tk > 1 ? 0 : 1};
+    const limits forward = {5e-7 * sharpness, 1e-13 * sharpness, 0};
+    const limits gradient = {(sharpness > 1 ? 2e-6 : 8e-7) * sharpness, 1e-13 * sharpness, tk > 1 ? 0 : 1};
     begin("tq %d, tk %d, d %d, e %d, scale %g, %s", tq, tk, d, e, scale, layout_names[how]);
     hd_attention_args a = {.q = make(type, how, ANY, SHAPE(n, h, tq, d)),
                            .k = make(type, how, ANY, SHAPE(n, h, tk, d)),

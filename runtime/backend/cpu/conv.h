@@ -48,7 +48,8 @@ const float *CPU_NAME(conv_window_load)(const conv_window *w, const conv_block *
 
 // Products of a depthwise convolution. `a` has the channels that b has columns, contiguous; b lies with its ld > 0.
 // run: c[i, k] = sum over segments t, each of length 1, of a[a_row[i] + offset[t] + k] * b[t, k], plus bias[k]; needs
-// c_step = 1 and `add` unset. dw: c[i, k] (+)= sum over all elements q of the segments of a[a_row[i] + q + k] * b[q, k].
+//      c_step = 1 and `add` unset.
+// dw:  c[i, k] (+)= sum over all elements q of the segments of a[a_row[i] + q + k] * b[q, k].
 void CPU_NAME(conv_depthwise_run)(const cpu_product *p);
 void CPU_NAME(conv_depthwise_dw)(const cpu_product *p);
 #define conv_depthwise_run CPU_NAME(conv_depthwise_run)
