@@ -104,40 +104,45 @@ static void multiply(matrix c, matrix a, const float *b, int64_t m, int64_t n, i
 
 // Forward ------------------------------------------------------------------------------------------------------------
 
-// z[0..tk) -> softmax(scale * z) in place; returns the logarithm of sum exp(scale * z).
-static float softmax_row(float *z, const head *h) {
+// z[0..tk) -> exp(scale * z - m), m the largest scale * z; returns m + log of their sum, *sum is the sum.
+static float exp_row(float *z, const head *h, float *sum) {
     const int64_t whole = h->ld - 16;
     for (int64_t j = h->tk; j < whole; j++)
         z[j] = h->scale < 0 ? INFINITY : -INFINITY; // weight 0
     vf most = vf_set(-INFINITY), sums = {0};
-    for (int64_t j = 0; j < whole; j += VF_LANES) {
-        const vf x = vf_load(z + j) * h->scale;
-        most = vf_max(most, x);
-        vf_store(z + j, x);
-    }
+    for (int64_t j = 0; j < whole; j += VF_LANES)
+        most = vf_max(most, vf_load(z + j) * h->scale);
     float largest = -INFINITY;
     for (int l = 0; l < VF_LANES; l++)
         largest = most[l] > largest ? most[l] : largest;
     for (int64_t j = 0; j < whole; j += VF_LANES) {
-        const vf x = vf_exp(vf_load(z + j) - largest);
+        const vf x = vf_exp_mid(vf_load(z + j) * h->scale - largest);
         sums += x;
         vf_store(z + j, x);
     }
-    const float sum = vf_sum(sums);
-    for (int64_t j = 0; j < whole; j += VF_LANES)
-        vf_store(z + j, vf_load(z + j) / sum);
-    return largest + logf(sum);
+    *sum = vf_sum(sums);
+    return largest + logf(*sum);
+}
+
+// Row i of m, n elements, divided by a number.
+static void divide_row(matrix m, int64_t i, int64_t n, float by) {
+    float *x = m.data + i * m.row;
+    const float factor = 1 / by;
+    for (int64_t j = 0; j < n; j++)
+        x[j * m.col] *= factor;
 }
 
 typedef struct {
     float *keys, *values; // packed k^T [d,tk] and v [tk,e]
     float *scores;        // [queries, ld]
+    float *sums;          // [queries], of the weights before division
     lists lists;
 } forward_room;
 
 static forward_room forward_take(arena *room, const head *h) {
     forward_room r = {.keys = take_panels(room, h->d, h->tk), .values = take_panels(room, h->tk, h->e)};
     r.scores = take(room, sizeof(float) * (size_t)(h->queries * h->ld));
+    r.sums = take(room, sizeof(float) * (size_t)h->queries);
     r.lists = take_lists(room, h);
     return r;
 }
@@ -153,8 +158,10 @@ static void forward_head(const hd_attention_args *a, const head *h, int64_t i, i
         const int64_t count = cpu_min(h->queries, last - q);
         multiply(scores, rows_of(&a->q, i, q), r->keys, count, h->tk, h->d, false, &r->lists);
         for (int64_t j = 0; j < count; j++)
-            lse[(q + j) * a->lse.strides[2]] = softmax_row(r->scores + j * h->ld, h);
+            lse[(q + j) * a->lse.strides[2]] = exp_row(r->scores + j * h->ld, h, r->sums + j);
         multiply(rows_of(&a->o, i, q), scores, r->values, count, h->e, h->tk, false, &r->lists);
+        for (int64_t j = 0; j < count; j++)
+            divide_row(rows_of(&a->o, i, q), j, h->e, r->sums[j]);
     }
 }
 
@@ -208,7 +215,7 @@ static backward_room backward_take(arena *room, const head *h) {
 // Scores z -> weights p = exp(scale z - lse); their gradient dp -> that of the scores, scale p (dp - sum p dp).
 static void weights_row(float *z, float *dp, float lse, float sum_p_dp, const head *h) {
     for (int64_t j = 0; j < h->ld - 16; j += VF_LANES) {
-        const vf p = vf_exp(vf_load(z + j) * h->scale - lse);
+        const vf p = vf_exp_mid(vf_load(z + j) * h->scale - lse);
         vf_store(z + j, p);
         vf_store(dp + j, p * (vf_load(dp + j) - sum_p_dp) * h->scale);
     }
@@ -217,7 +224,14 @@ static void weights_row(float *z, float *dp, float lse, float sum_p_dp, const he
 // sum p dp = sum o do, over the e elements of one query.
 static float row_dot(matrix a, matrix b, int64_t row, int64_t n) {
     double sum = 0;
-    for (int64_t j = 0; j < n; j++)
+    int64_t j = 0;
+    if (a.col == 1 && b.col == 1) {
+        vf sums = {0};
+        for (; j <= n - VF_LANES; j += VF_LANES)
+            sums += vf_load(a.data + row * a.row + j) * vf_load(b.data + row * b.row + j);
+        sum = (double)vf_sum(sums);
+    }
+    for (; j < n; j++)
         sum += (double)a.data[row * a.row + j * a.col] * (double)b.data[row * b.row + j * b.col];
     return (float)sum;
 }
