@@ -398,6 +398,11 @@ static const wino_form *winograd_form(const hd_conv_args *a, const hd_view *tile
     return NULL;
 }
 
+// Is a->add added where the results are written?
+static bool adds_itself(const hd_conv_args *a) {
+    return a->add.strides[1] == 1 && a->y.dtype == HD_F32 && winograd_form(a, &a->y);
+}
+
 static hd_status conv_f32(const hd_conv_args *a, const float *bias) {
     const wino_form *form = winograd_form(a, &a->y);
     return form ? conv_winograd(form, a, bias) : conv_shift(a, bias);
@@ -419,8 +424,12 @@ static hd_status conv_any(const hd_conv_args *a) {
 }
 
 hd_status cpu_conv(const hd_conv_args *a) {
-    HD_CHECK(conv_any(a));
-    return a->add.data ? cpu_binary(&(hd_binary_args){HD_ADD, a->y, a->add, a->y}) : HD_OK;
+    if (!a->add.data || adds_itself(a))
+        return conv_any(a);
+    hd_conv_args bare = *a;
+    bare.add.data = NULL;
+    HD_CHECK(conv_any(&bare));
+    return cpu_binary(&(hd_binary_args){HD_ADD, a->y, a->add, a->y});
 }
 
 hd_status cpu_conv_dx(const hd_conv_args *a) {

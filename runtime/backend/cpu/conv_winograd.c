@@ -2,7 +2,7 @@
 // Layer: backend. Calls: gemm.h, conv_winograd.h. Called by: conv.c. Used where x and y are channels-last.
 //
 // Per block of tiles: transform the windows to planes [tiles, in], multiply each plane by its transformed weights
-// [in, outs], transform the results [tiles, outs] back to pixels and add the bias. The input gradient is the same
+// [in, outs], transform the results [tiles, outs] back to pixels and add bias and `add`. The input gradient is the same
 // convolution of dy with the weights transposed and turned by 180 degrees, and with padding taps - 1 - p.
 // Threads: blocks of tiles (and panels of outputs, where there are few blocks) cut by shape; each writes its own
 // outputs. The weights are transformed once per call, in parallel over their panels.
@@ -23,7 +23,8 @@ typedef struct {
     int64_t in, outs;
     const float *weights; // of tap (0, 0), in 0, out 0
     int64_t tap_stride[2], in_stride, out_stride;
-    const float *bias; // dense, or NULL
+    const float *bias;  // dense, or NULL
+    const hd_view *add; // of out's shape, channels contiguous, or NULL
     // Set by plan:
     wino_tiles tiles;
     int64_t block, blocks;  // tiles of a block, number of blocks
@@ -132,7 +133,7 @@ static void run_block(const wino *w, const wino_room *room, int64_t block, int64
         multiply(w, room, tiles, panel, end);
         const wino_run out = {
             w->out, {0}, &w->tiles, tile, tiles, channel, cpu_min(w->outs, end * CPU_PANEL) - channel};
-        w->form->output(&out, &room->result, w->bias ? w->bias + channel : NULL);
+        w->form->output(&out, &room->result, w->bias ? w->bias + channel : NULL, w->add);
     }
 }
 
@@ -195,7 +196,8 @@ hd_status conv_winograd(const wino_form *form, const hd_conv_args *a, const floa
               .tap_stride = {a->w.strides[2], a->w.strides[3]},
               .in_stride = a->w.strides[1],
               .out_stride = a->w.strides[0],
-              .bias = bias};
+              .bias = bias,
+              .add = a->add.data ? &a->add : NULL};
     return run(&w);
 }
 

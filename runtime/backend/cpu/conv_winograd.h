@@ -54,8 +54,8 @@ typedef struct {
     const wino_way *rows, *cols;
     // planes = BT d B of the windows. `zeros`: as many as channels, read where the view has no pixel.
     void (*input)(const wino_run *, const wino_planes *, const float *zeros);
-    // The planes' y = AT m A, plus `bias` [channels] or NULL, to the tiles.
-    void (*output)(const wino_run *, const wino_planes *, const float *bias);
+    // The planes' y = AT m A, plus `bias` [channels] or NULL, plus `add` of the view's shape or NULL, to the tiles.
+    void (*output)(const wino_run *, const wino_planes *, const float *bias, const hd_view *add);
     // planes = A dy AT of the tiles.
     void (*gradient)(const wino_run *, const wino_planes *, const float *zeros);
     // G g GT of `count` vectors of outputs: vector i of tap t at taps[t][i * VF_LANES], of plane p at

@@ -214,35 +214,47 @@ INLINE void gradient(const wino_way *rows, const wino_way *cols, const wino_run 
     }
 }
 
-// n channels of one tile from the products to height x width pixels at `to`.
+// Pixels of one tile in memory: the first, and the distances of rows and columns.
+typedef struct {
+    float *first;
+    int64_t row, col;
+} pixels;
+
+INLINE pixels pixels_at(const hd_view *v, const place *p, int64_t channel) {
+    return (pixels){(float *)v->data + p->image * v->strides[0] + channel + p->y * v->strides[2] + p->x * v->strides[3],
+                    v->strides[2], v->strides[3]};
+}
+
+// n channels from c on of one tile from the products to height x width pixels; add: NULL, or what is added to them.
 INLINE void output_vector(const wino_way *rows, const wino_way *cols, const float *from, int64_t pitch, vf bias,
-                          float *to, int64_t row, int64_t col, int64_t height, int64_t width, int64_t n) {
-#define PRODUCT(i, j) vf_load(from + ((i)*cols->window + (j)) * pitch)
+                          const pixels *add, const pixels *to, int64_t c, int64_t height, int64_t width, int64_t n) {
+#define PRODUCT(i, j) vf_load(from + c + ((i)*cols->window + (j)) * pitch)
+#define AT(p, i, j) ((p)->first + c + (i) * (p)->row + (j) * (p)->col)
 #define STORE(i, j, v)                                                                                                 \
     if ((i) < height && (j) < width)                                                                                   \
-    vf_store_n(to + (i)*row + (j)*col, (v) + bias, n)
+    vf_store_n(AT(to, i, j), (v) + bias + (add ? vf_load_n(AT(add, i, j), n) : (vf){0}), n)
     BOTH_WAYS(at, window, tile, rows, cols, PRODUCT, STORE);
 #undef PRODUCT
+#undef AT
 #undef STORE
 }
 
 INLINE void output(const wino_way *rows, const wino_way *cols, const wino_run *r, const wino_planes *planes,
-                   const float *bias) {
+                   const float *bias, const hd_view *add) {
     const hd_view *out = r->view;
     const int64_t whole = r->channels / VF_LANES * VF_LANES, tail = r->channels - whole, pitch = planes->pitch;
-    const int64_t row = out->strides[2], col = out->strides[3];
     place p = first_place(r, rows, cols);
     for (int64_t t = 0; t < r->count; t++, next_place(r, rows, cols, &p)) {
         const int64_t height = cpu_min(rows->tile, out->shape[2] - p.y);
         const int64_t width = cpu_min(cols->tile, out->shape[3] - p.x);
         const float *from = planes->data + t * planes->width;
-        float *to = (float *)out->data + p.image * out->strides[0] + r->channel + p.y * row + p.x * col;
+        const pixels to = pixels_at(out, &p, r->channel), other = add ? pixels_at(add, &p, r->channel) : to;
         for (int64_t c = 0; c < whole; c += VF_LANES)
-            output_vector(rows, cols, from + c, pitch, bias ? vf_load(bias + c) : (vf){0}, to + c, row, col, height,
-                          width, VF_LANES);
+            output_vector(rows, cols, from, pitch, bias ? vf_load(bias + c) : (vf){0}, add ? &other : NULL, &to, c,
+                          height, width, VF_LANES);
         if (tail > 0)
-            output_vector(rows, cols, from + whole, pitch, bias ? vf_load_part(bias + whole, tail) : (vf){0},
-                          to + whole, row, col, height, width, tail);
+            output_vector(rows, cols, from, pitch, bias ? vf_load_part(bias + whole, tail) : (vf){0},
+                          add ? &other : NULL, &to, whole, height, width, tail);
     }
 }
 
@@ -283,8 +295,11 @@ INLINE void finish(const wino_way *rows, const wino_way *cols, const float *sums
     static void NAME##_input(const wino_run *r, const wino_planes *planes, const float *zeros) {                       \
         input(&ROWS, &COLS, r, planes, zeros);                                                                         \
     }                                                                                                                  \
-    static void NAME##_output(const wino_run *r, const wino_planes *planes, const float *bias) {                       \
-        output(&ROWS, &COLS, r, planes, bias);                                                                         \
+    static void NAME##_output(const wino_run *r, const wino_planes *planes, const float *bias, const hd_view *add) {   \
+        if (add)                                                                                                       \
+            output(&ROWS, &COLS, r, planes, bias, add);                                                                \
+        else                                                                                                           \
+            output(&ROWS, &COLS, r, planes, bias, NULL);                                                               \
     }                                                                                                                  \
     static void NAME##_gradient(const wino_run *r, const wino_planes *planes, const float *zeros) {                    \
         gradient(&ROWS, &COLS, r, planes, zeros);                                                                      \
