@@ -173,6 +173,12 @@ function hd.check.show(value) end
 ---@return string
 function hd.check.suggestion(word, list) end
 
+--- Run without keeping what backward will need. Only the arguments are kept; backward runs fn again when its turn comes, with the same random numbers, and then has it all: less memory for more time, and the same bits. fn is a function or a layer; what it depends on besides its arguments (parameters, upvalues) must not change before backward. Tensors made inside that are not among its results are released when it returns, as by hd.scope(). The second run ends where backward needs no more. For whole networks: `nn.UNet { gradient_checkpointing = true }`.
+---@param fn? any
+---@param ... any
+---@return any results
+function hd.checkpoint(fn, ...) end
+
 --- Monotonic wall clock
 ---@return any seconds
 function hd.clock() end
@@ -837,11 +843,18 @@ hd.nn.Timesteps = {}
 ---     local net = nn.Transformer { vocab_size = 256, max_length = 128, dim = 256, depth = 4, heads = 4 }
 ---     local logits = net(tokens, t)
 --- Options: vocab_size, max_length, dim, depth, heads, mlp_ratio, dropout, fuse_qkv, out_size (logits per position,
---- default vocab_size), and the time's: time_dim (64), time_embed_dim (dim), time_inputs, time_scale,
---- time_embedding_type, flip_sin_to_cos, freq_shift.
+--- default vocab_size), gradient_checkpointing (blocks are computed again in backward: less memory for more time), and
+--- the time's: time_dim (64), time_embed_dim (dim), time_inputs, time_scale, time_embedding_type, flip_sin_to_cos,
+--- freq_shift.
 ---@class hd.nn.Transformer: hd.nn.Module
 ---@overload fun(opts: table): hd.nn.Transformer
 hd.nn.Transformer = {}
+
+--- Keep everything again.
+function hd.nn.Transformer:disable_gradient_checkpointing() end
+
+--- From now on backward computes each block again instead of keeping what is inside (see hd.checkpoint).
+function hd.nn.Transformer:enable_gradient_checkpointing() end
 
 --- x + attention(LayerNorm(x)), then x + MLP(LayerNorm(x)) with GELU. Source: Vaswani et al. 2017, norms first.
 ---@class hd.nn.TransformerBlock: hd.nn.Module
@@ -858,10 +871,16 @@ hd.nn.TransformerBlock = {}
 --- flip_sin_to_cos, num_class_embeds. Beyond it: dims (1 or 2), kernel_size, down (factor between levels),
 --- down_kernel_size, time_dim and time_embed_dim (widths of the projected time and of its embedding), time_inputs (how
 --- many times it is told), time_scale (factor on t), num_attention_heads, fuse_qkv, zero_init (residual branches and
---- output begin at 0).
+--- output begin at 0), gradient_checkpointing (blocks are computed again in backward: about half the memory).
 ---@class hd.nn.UNet: hd.nn.Module
 ---@overload fun(opts?: table): hd.nn.UNet
 hd.nn.UNet = {}
+
+--- Keep everything again.
+function hd.nn.UNet:disable_gradient_checkpointing() end
+
+--- From now on backward computes each block again instead of keeping what is inside (see hd.checkpoint).
+function hd.nn.UNet:enable_gradient_checkpointing() end
 
 ---@class hd.nn.functional
 hd.nn.functional = {}

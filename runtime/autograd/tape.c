@@ -4,38 +4,13 @@
 // nodes or leaves. Nodes are numbered as they are made, so descending numbers are a reverse topological order.
 #include "autograd/tape.h"
 #include "autograd/anomaly.h"
+#include "autograd/node.h"
+#include "autograd/segment.h"
 #include "core/alloc.h"
 #include "core/profile.h"
 #include "ops/compose.h"
 #include <stdlib.h>
 #include <string.h>
-
-typedef struct {
-    struct hd_node *node; // the op that made this input, or
-    hd_tensor *leaf;      // the leaf that it is; both NULL: no gradient wanted
-    hd_tensor *saved;     // alias of the input, where backward reads it
-    uint32_t version;     // of the saved storage
-    int ndim;             // -1: the input was absent
-    hd_dtype dtype;
-    int64_t shape[HD_MAX_DIMS];
-} node_input;
-
-typedef struct hd_node {
-    int refs;
-    const hd_op *op;
-    hd_op_args args;
-    uint64_t number;
-    uint64_t visit; // the sweep that last reached this node
-    bool spent;     // swept before: what it saved is gone
-    int layer;      // that recorded it, for the profile
-    char *place;    // where the user's program called the op, in anomaly mode
-    hd_tensor *dout;
-    hd_tensor *saved_out;
-    uint32_t out_version;
-    hd_tensor *extra[HD_MAX_SAVED];
-    int nin;
-    node_input in[];
-} hd_node;
 
 static bool grad_enabled = true;
 static uint64_t node_count, sweep_count;
@@ -55,7 +30,7 @@ static void drop(hd_tensor **x) {
     *x = NULL;
 }
 
-static void drop_saved(hd_node *node) {
+void hd_node_drop_saved(hd_node *node) {
     for (int i = 0; i < node->nin; i++)
         drop(&node->in[i].saved);
     for (int i = 0; i < HD_MAX_SAVED; i++)
@@ -69,7 +44,8 @@ void hd_node_release(hd_node *node) {
     hd_node *pending = NULL; // linked through in[0].node of nodes whose turn has come; `number` no longer matters
     for (;;) {
         if (node && --node->refs == 0) {
-            drop_saved(node);
+            hd_node_drop_saved(node);
+            hd_segment_leave(node);
             for (int i = 0; i < node->nin; i++)
                 drop(&node->in[i].leaf);
             node->dout = (hd_tensor *)(void *)pending; // reuse the member as the list's link
@@ -125,11 +101,16 @@ static void remember_input(hd_node *node, int i, hd_tensor *x, bool want) {
     }
 }
 
-// What backward reads: `saves` of the op's inputs and of its result.
-static hd_status save_for_backward(hd_node *node, const hd_op_call *call, int saves, hd_tensor *out) {
+hd_status hd_node_save_inputs(hd_node *node, const hd_op_call *call, int saves) {
     for (int i = 0; i < call->nin; i++)
         if (i < 30 && call->in[i] && (saves >> i & 1))
             HD_CHECK(hd_tensor_detach(call->in[i], &node->in[i].saved));
+    return HD_OK;
+}
+
+// What backward reads: `saves` of the op's inputs and of its result.
+static hd_status save_for_backward(hd_node *node, const hd_op_call *call, int saves, hd_tensor *out) {
+    HD_CHECK(hd_node_save_inputs(node, call, saves));
     return saves & HD_SAVE_OUT ? hd_tensor_detach(out, &node->saved_out) : HD_OK;
 }
 
@@ -184,21 +165,24 @@ static hd_status run(const hd_op *op, hd_op_call *call, hd_node *node) {
         HD_CHECK(save_for_backward(node, call, call->saves, call->out));
     if (node) {
         drop_needless(node, call->saves);
+        node->saves = call->saves | (call->saved[0] ? HD_SAVE_EXTRA : 0);
         node->out_version = call->out->storage->version;
     }
     return HD_OK;
 }
 
 // Hang the node on its result; the op's extra results go to it.
-static void attach(hd_node *node, hd_op_call *call) {
+static hd_status attach(hd_node *node, hd_op_call *call) {
     memcpy(node->extra, call->saved, sizeof node->extra);
     memset(call->saved, 0, sizeof call->saved);
+    HD_CHECK(hd_segment_record(node));
     if (node_count++ == 0)
         hd_tensor_on_release_node(hd_node_release);
     node->number = node_count;
     if (call->out->node)
         hd_node_release(call->out->node);
     call->out->node = node;
+    return HD_OK;
 }
 
 hd_status hd_ad_apply(const hd_op *op, int nin, hd_tensor **in, const hd_op_args *args, bool inplace, hd_tensor **out) {
@@ -225,16 +209,17 @@ hd_status hd_ad_apply(const hd_op *op, int nin, hd_tensor **in, const hd_op_args
         status = check_inplace(op, in[0]);
     if (any && status == HD_OK) {
         node = node_new(op, nin, args);
-        if (!node)
-            status = hd_fail(HD_ENOMEM, "%s: out of memory", op->name);
+        status = node ? hd_segment_reserve() : hd_fail(HD_ENOMEM, "%s: out of memory", op->name);
         for (int i = 0; node && i < nin; i++)
             remember_input(node, i, in[i], want[i]);
     }
+    if (node && status == HD_OK)
+        status = hd_segment_stop_early(node, &call);
     if (status == HD_OK)
         status = run(op, &call, node);
-    if (status == HD_OK && node)
-        attach(node, &call);
-    else if (node)
+    if (node && status == HD_OK)
+        status = attach(node, &call);
+    if (node && status != HD_OK)
         hd_node_release(node);
     for (int i = 0; i < HD_MAX_SAVED; i++)
         hd_tensor_release(call.saved[i]);
@@ -389,16 +374,16 @@ static hd_status room_new(size_t widest, call_room *room) {
 }
 
 // After a failure for want of memory: may the step be tried again?
-static bool may_retry(hd_status status, const hd_reclaim *reclaim) {
-    if (status != HD_ENOMEM || !reclaim)
+static bool may_retry(hd_status status, const hd_sweep_help *help) {
+    if (status != HD_ENOMEM || !help)
         return false;
-    reclaim->run(reclaim->context);
+    help->reclaim(help->context);
     return true;
 }
 
-static hd_status run_rule(hd_node *node, hd_op_call *call, const hd_reclaim *reclaim) {
+static hd_status run_rule(hd_node *node, hd_op_call *call, const hd_sweep_help *help) {
     hd_status status = node->op->backward(call);
-    if (!may_retry(status, reclaim))
+    if (!may_retry(status, help))
         return status;
     for (int i = 0; i < node->nin; i++)
         drop(&call->din[i]);
@@ -414,7 +399,9 @@ static hd_tensor *gradient_so_far(const hd_node *node, int i) {
 }
 
 // Run one node's backward rule and hand its results on.
-static hd_status sweep_node(hd_node *node, const call_room *room, const hd_reclaim *reclaim) {
+static hd_status sweep_node(hd_node *node, const call_room *room, const hd_sweep_help *help) {
+    if (node->lean)
+        HD_CHECK(hd_segment_fill(node, help->run_again, help->context));
     HD_CHECK(check_versions(node));
     for (int i = 0; i < node->nin; i++) {
         room->in[i] = node->in[i].saved;
@@ -446,11 +433,11 @@ static hd_status sweep_node(hd_node *node, const call_room *room, const hd_recla
     if (hd_anomaly_on)
         HD_CHECK(hd_anomaly_is_finite(node->dout, &was_finite));
     int before = hd_profile_enter(node->op->name, HD_BACKWARD, node->layer);
-    hd_status status = run_rule(node, &call, reclaim);
+    hd_status status = run_rule(node, &call, help);
     hd_profile_leave(before);
     if (hd_anomaly_on && status == HD_OK)
         status = hd_anomaly_check_backward(node->op, &call, was_finite, node->place);
-    drop_saved(node); // before gradients are added up, so that dout handed on has one owner
+    hd_node_drop_saved(node); // before gradients are added up, so that dout handed on has one owner
     before = hd_profile_enter("adding gradients", HD_BACKWARD, node->layer);
     for (int i = 0; i < node->nin; i++) {
         hd_tensor *din = room->din[i];
@@ -458,7 +445,7 @@ static hd_status sweep_node(hd_node *node, const call_room *room, const hd_recla
             if (room->added[i])
                 drop(&node->in[i].node->dout);
             status = deliver(&node->in[i], din);
-            if (may_retry(status, reclaim))
+            if (may_retry(status, help))
                 status = deliver(&node->in[i], din);
             din = status == HD_OK ? NULL : din;
         }
@@ -470,13 +457,14 @@ static hd_status sweep_node(hd_node *node, const call_room *room, const hd_recla
     return status;
 }
 
-static hd_status sweep(const node_list *list, const call_room *room, const hd_reclaim *reclaim) {
+static hd_status sweep(const node_list *list, const call_room *room, const hd_sweep_help *help) {
     hd_status status = HD_OK;
     for (size_t at = 0; at < list->count; at++) {
         hd_node *node = list->items[at];
         if (status == HD_OK && node->dout)
-            status = sweep_node(node, room, reclaim);
-        drop_saved(node);
+            status = sweep_node(node, room, help);
+        hd_node_drop_saved(node);
+        hd_segment_leave(node);
         node->spent = true;
     }
     return status;
@@ -523,7 +511,7 @@ static hd_status prepare(hd_tensor *root, hd_tensor *dy, preparation *p) {
     return room_new(widest, &p->room);
 }
 
-static hd_status backward(hd_tensor *root, preparation *p, const hd_reclaim *reclaim) {
+static hd_status backward(hd_tensor *root, preparation *p, const hd_sweep_help *help) {
     hd_status status;
     node_list *list = &p->list;
     if (!root->node) {
@@ -537,27 +525,29 @@ static hd_status backward(hd_tensor *root, preparation *p, const hd_reclaim *rec
     // The nodes live on their tensors and on each other; hold them all while sweeping.
     for (size_t i = 0; i < list->count; i++)
         list->items[i]->refs++;
-    status = sweep(list, &p->room, reclaim);
+    status = sweep(list, &p->room, help);
     for (size_t i = 0; i < list->count; i++)
         hd_node_release(list->items[i]);
     return status;
 }
 
-hd_status hd_tape_backward(hd_tensor *root, hd_tensor *dy, const hd_reclaim *reclaim) {
+hd_status hd_tape_backward(hd_tensor *root, hd_tensor *dy, const hd_sweep_help *help) {
     static bool sweeping;
     preparation p;
-    if (sweeping) // a finalizer that `reclaim` runs
+    if (sweeping) // a finalizer that `help` runs
         return hd_fail(HD_EARG, "backward: called while another backward runs\n  hint: not from a finalizer");
+    if (hd_segment_is_open())
+        return hd_fail(HD_EARG, "backward: called inside hd.checkpoint\n  hint: return the loss and call it outside");
     HD_CHECK(check_root(root, dy));
     sweeping = true;
     const int before = hd_profile_enter("graph of backward", HD_OUTSIDE, 0);
     hd_status status = prepare(root, dy, &p);
-    if (may_retry(status, reclaim)) {
+    if (may_retry(status, help)) {
         preparation_free(&p);
         status = prepare(root, dy, &p);
     }
     if (status == HD_OK)
-        status = backward(root, &p, reclaim);
+        status = backward(root, &p, help);
     preparation_free(&p);
     hd_profile_leave(before);
     sweeping = false;

@@ -385,7 +385,11 @@ static const char *whole_message(void) {
     return text;
 }
 
-int hd_raise(lua_State *L) { return hd_raise_text(L, whole_message()); }
+int hd_raise(lua_State *L) {
+    if (hd_message_code() == HD_ENOUGH) // no text to make: hd_run_again takes it
+        return hd_leave_run(L);
+    return hd_raise_text(L, whole_message());
+}
 
 int hd_raisef(lua_State *L, const char *format, ...) {
     char text[1024];
@@ -434,6 +438,7 @@ int luaopen_hd_core(lua_State *L) {
     hd_bind_tensor(L);
     hd_bind_ops(L);
     hd_bind_autograd(L);
+    hd_bind_checkpoint(L);
     hd_bind_random(L);
     hd_bind_create(L);
     hd_bind_optim(L);

@@ -69,6 +69,13 @@ void hd_box_release(lua_State *L, int index); // let a box's tensor go
 int hd_box_collect(lua_State *L);             // its __gc
 void hd_scope_add(lua_State *L);              // the box on top belongs to the open scope, if any
 void hd_note_layer(lua_State *L);             // of the profile: what the operations to come are charged to
+void hd_push_scope(lua_State *L);             // open a scope; its __close ends it. [-0, +1, raises]
+void hd_scope_keep(lua_State *L, int scope, int first, int last); // those of these values that are tensors. [-0, +0]
+hd_rng *hd_default_rng(void);
+// Run a checkpoint's function once more (hd_segment_runner); an error of its own is left on the stack. [-0, +(0|1)]
+struct hd_segment;
+hd_status hd_run_again(lua_State *L, struct hd_segment *s);
+int hd_leave_run(lua_State *L); // raise what ends a second run early
 
 // Each file of bind/ adds its functions to the table hd.core on top of the stack. [-0, +0, raises]
 void hd_bind_boxes(lua_State *L);
@@ -77,6 +84,7 @@ void hd_bind_tensor(lua_State *L);
 void hd_bind_create(lua_State *L);
 void hd_bind_ops(lua_State *L);
 void hd_bind_autograd(lua_State *L);
+void hd_bind_checkpoint(lua_State *L);
 void hd_bind_optim(lua_State *L);
 void hd_bind_random(lua_State *L);
 void hd_bind_sys(lua_State *L);

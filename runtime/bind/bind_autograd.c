@@ -65,6 +65,7 @@ static int l_detach(lua_State *L) {
 }
 
 static void reclaim(void *L) { hd_reclaim_memory(L); }
+static hd_status run_again(void *L, hd_segment *s) { return hd_run_again(L, s); }
 
 // What the guard of a run looks at before the optimizer's step: the value that was swept from, a loss.
 static double backward_value; // one that is not finite stays until it is read
@@ -84,11 +85,13 @@ static hd_status note_value(const hd_tensor *y) {
 // where x has more than one element. What the graph saved is released on the way.
 static int l_backward(lua_State *L) {
     hd_tensor *y = hd_check_tensor(L, 1), *dy = lua_isnoneornil(L, 2) ? NULL : hd_check_tensor(L, 2);
+    const int top = lua_gettop(L);
     hd_collect_before_sweep(L);
     backward_count++;
-    if (hd_tape_backward(y, dy, &(hd_reclaim){reclaim, L}) != HD_OK || note_value(y) != HD_OK)
-        return hd_raise(L);
-    return 0;
+    const hd_status status = hd_tape_backward(y, dy, &(hd_sweep_help){reclaim, run_again, L});
+    if (lua_gettop(L) > top) // of a checkpoint's function
+        return lua_error(L);
+    return status == HD_OK && note_value(y) == HD_OK ? 0 : hd_raise(L);
 }
 
 // core.backward_value() -> number or nil: the value of the last result of one element that backward was called on since

@@ -6,6 +6,8 @@
 
 static hd_rng default_rng;
 
+hd_rng *hd_default_rng(void) { return &default_rng; }
+
 hd_rng *hd_check_rng(lua_State *L, int arg) {
     if (lua_isnoneornil(L, arg))
         return &default_rng;

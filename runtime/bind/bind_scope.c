@@ -38,8 +38,7 @@ void hd_scope_add(lua_State *L) {
     lua_pop(L, 1);
 }
 
-// hd.scope() -> scope: use as `local s <close> = hd.scope()`.
-static int l_scope(lua_State *L) {
+void hd_push_scope(lua_State *L) {
     lua_Debug ar;
     scope *s = lua_newuserdatauv(L, sizeof *s, 1);
     memset(s, 0, sizeof *s);
@@ -58,24 +57,29 @@ static int l_scope(lua_State *L) {
     s->outer = innermost;
     s->open = true;
     innermost = s;
+}
+
+// hd.scope() -> scope: use as `local s <close> = hd.scope()`.
+static int l_scope(lua_State *L) {
+    hd_push_scope(L);
     return 1;
 }
 
-// s:keep(x, ...) -> x, ...: these tensors outlive the scope (an outer scope takes them over).
-static int l_keep(lua_State *L) {
-    scope *s = hd_check_object(L, 1, SCOPE_NAME);
-    const int n = lua_gettop(L);
-    lua_getiuservalue(L, 1, 1);
-    for (int i = 2; i <= n; i++) {
-        hd_check_tensor(L, i);
+void hd_scope_keep(lua_State *L, int at, int first, int last) {
+    scope *s = lua_touserdata(L, at);
+    lua_getiuservalue(L, at, 1);
+    const int list = lua_gettop(L);
+    for (int i = first; i <= last; i++) {
+        if (!hd_test_tensor(L, i))
+            continue;
         for (lua_Integer k = 1; k <= s->count; k++) {
-            lua_rawgeti(L, n + 1, k);
+            lua_rawgeti(L, list, k);
             const bool same = lua_rawequal(L, -1, i);
             lua_pop(L, 1);
             if (!same)
                 continue;
             lua_pushnil(L);
-            lua_rawseti(L, n + 1, k);
+            lua_rawseti(L, list, k);
         }
         if (s->open && s->outer) {
             lua_rawgetp(L, LUA_REGISTRYINDEX, s->outer);
@@ -84,7 +88,16 @@ static int l_keep(lua_State *L) {
             lua_pop(L, 1);
         }
     }
-    lua_settop(L, n);
+    lua_settop(L, list - 1);
+}
+
+// s:keep(x, ...) -> x, ...: these tensors outlive the scope (an outer scope takes them over).
+static int l_keep(lua_State *L) {
+    hd_check_object(L, 1, SCOPE_NAME);
+    const int n = lua_gettop(L);
+    for (int i = 2; i <= n; i++)
+        hd_check_tensor(L, i);
+    hd_scope_keep(L, 1, 2, n);
     return n - 1;
 }
 

@@ -12,6 +12,7 @@ typedef enum {
     HD_EIO,      // the operating system refused: file, pipe, device
     HD_EFORMAT,  // a file's content breaks its format or our limits
     HD_EBACKEND, // the back end cannot do this
+    HD_ENOUGH,   // no failure: a second run (autograd/segment.h) may stop here
 } hd_status;
 
 // Set this thread's message (printf form, cut at 2 KiB) and give `code` back, so that `return hd_fail(...)` reads well.

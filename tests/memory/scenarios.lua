@@ -51,6 +51,16 @@ scenario("large arithmetic on threads", function()
   return { (x * 2 + y:contiguous():view(400, 300)):gelu(), x:sum(1), x:softmax(2), y:exp() }
 end)
 
+scenario("checkpoints", function()
+  local net, x = small_net(), leaf(2, 3, 6, 5)
+  local function inner(h) return F.dropout(net(h), { p = 0.2 }), h:exp() end
+  local function outer(h)
+    local y, z = hd.checkpoint(inner, h)
+    return y * z + h
+  end
+  return with_gradients(hd.checkpoint(outer, x), x, table.unpack(net:parameters()))
+end)
+
 scenario("reductions", function()
   local x = leaf(6, 7, 5)
   local highest, at = x:max(2)

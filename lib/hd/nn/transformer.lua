@@ -50,6 +50,7 @@ local OPTIONS = {
   { "vocab_size", "integer", required = true }, { "max_length", "integer", required = true },
   { "dim", "integer", 256 }, { "depth", "integer", 4 }, { "heads", "integer", 4 }, { "mlp_ratio", "number", 4 },
   { "dropout", "number", 0 }, { "fuse_qkv", "boolean", true }, { "out_size", "integer" },
+  { "gradient_checkpointing", "boolean", false },
 }
 for _, entry in ipairs(embedding.TIME_OPTIONS) do OPTIONS[#OPTIONS + 1] = entry end
 
@@ -59,8 +60,9 @@ for _, entry in ipairs(embedding.TIME_OPTIONS) do OPTIONS[#OPTIONS + 1] = entry 
 ---     local logits = net(tokens, t)
 ---
 --- Options: vocab_size, max_length, dim, depth, heads, mlp_ratio, dropout, fuse_qkv, out_size (logits per position,
---- default vocab_size), and the time's: time_dim (64), time_embed_dim (dim), time_inputs, time_scale,
---- time_embedding_type, flip_sin_to_cos, freq_shift.
+--- default vocab_size), gradient_checkpointing (blocks are computed again in backward: less memory for more time), and
+--- the time's: time_dim (64), time_embed_dim (dim), time_inputs, time_scale, time_embedding_type, flip_sin_to_cos,
+--- freq_shift.
 ---@param opts table
 function Transformer:init(opts)
   local o = check.options("Transformer", opts, OPTIONS)
@@ -77,7 +79,14 @@ function Transformer:init(opts)
   self.blocks = blocks
   self.norm_out = LayerNorm(o.dim)
   self.proj_out = Linear(o.dim, o.out_size or o.vocab_size)
+  self.gradient_checkpointing = o.gradient_checkpointing
 end
+
+--- From now on backward computes each block again instead of keeping what is inside (see hd.checkpoint).
+function Transformer:enable_gradient_checkpointing() self.gradient_checkpointing = true end
+
+--- Keep everything again.
+function Transformer:disable_gradient_checkpointing() self.gradient_checkpointing = false end
 
 ---@param tokens hd.Tensor  [n, t] integers, 1 to vocab_size, t at most max_length
 ---@param t any             time, as of UNet
@@ -90,7 +99,9 @@ function Transformer:forward(tokens, t)
   local positions = self.position_embedding
   if length < self.max_length then positions = positions:narrow(1, 1, length) end
   local x = self.token_embedding(tokens) + positions + embedding.embed_times(self, t, n):unsqueeze(2)
-  for _, block in ipairs(self.blocks) do x = block(x) end
+  for _, block in ipairs(self.blocks) do
+    x = self.gradient_checkpointing and core.checkpoint(block, x) or block(x)
+  end
   return self.proj_out(self.norm_out(x))
 end
 

@@ -24,7 +24,7 @@ local OPTIONS = {
   { "act_fn", activation.names, "silu" }, { "dropout", "number", 0 },
   { "resnet_time_scale_shift", { "default", "scale_shift" }, "default" }, { "kernel_size", "integer", 3 },
   { "down", "integer", 2 }, { "down_kernel_size", "integer" }, { "downsample_padding", "integer" },
-  { "num_class_embeds", "integer" }, { "zero_init", "boolean", false },
+  { "num_class_embeds", "integer" }, { "zero_init", "boolean", false }, { "gradient_checkpointing", "boolean", false },
 }
 for _, entry in ipairs(embedding.TIME_OPTIONS) do OPTIONS[#OPTIONS + 1] = entry end
 
@@ -123,9 +123,14 @@ function Block:init(pairs_of_channels, with_attention, o)
 end
 
 -- The i-th res block, of x and what is joined to it, and its attention.
-function Block:step(i, x, time, skip)
+local function step(self, i, x, time, skip)
   x = self.resnets[i](x, time, skip)
-  return self.attentions and self.attentions[i](x) or x
+  return self.attentions and self.attentions[i] and self.attentions[i](x) or x
+end
+
+function Block:step(...)
+  if self.gradient_checkpointing then return core.checkpoint(step, self, ...) end
+  return step(self, ...)
 end
 
 -- Levels called by the U-Net: each keeps its forward here, so that messages name the level.
@@ -144,11 +149,7 @@ function DownBlock:forward(x, time, skips)
   return x
 end
 
-function MidBlock:forward(x, time)
-  x = self.resnets[1](x, time)
-  if self.attentions then x = self.attentions[1](x) end
-  return self.resnets[2](x, time)
-end
+function MidBlock:forward(x, time) return self:step(2, self:step(1, x, time), time) end
 
 local function spatial(x) return table.move(x:shape(), 3, x:dim(), 1, {}) end
 
@@ -157,7 +158,10 @@ function UpBlock:forward(x, time, skips)
   for i = 1, #self.resnets do
     x = self:step(i, x, time, table.remove(skips))
   end
-  return self.upsamplers and self.upsamplers[1](x, spatial(skips[#skips])) or x
+  if not self.upsamplers then return x end
+  local size = spatial(skips[#skips])
+  if self.gradient_checkpointing then return core.checkpoint(self.upsamplers[1], x, size) end
+  return self.upsamplers[1](x, size)
 end
 
 -- The model -------------------------------------------------------------------------------------------------------
@@ -250,7 +254,7 @@ end
 --- flip_sin_to_cos, num_class_embeds. Beyond it: dims (1 or 2), kernel_size, down (factor between levels),
 --- down_kernel_size, time_dim and time_embed_dim (widths of the projected time and of its embedding), time_inputs (how
 --- many times it is told), time_scale (factor on t), num_attention_heads, fuse_qkv, zero_init (residual branches and
---- output begin at 0).
+--- output begin at 0), gradient_checkpointing (blocks are computed again in backward: about half the memory).
 ---@param opts? table
 function UNet:init(opts)
   local o = read_options(opts)
@@ -267,6 +271,7 @@ function UNet:init(opts)
   if not fused then self.conv_act = activation.by_name("UNet", o.act_fn) end
   self.conv_out = Conv(first, o.out_channels, o.kernel_size, same)
   if o.zero_init then weights.zero(self.conv_out) end
+  if o.gradient_checkpointing then self:enable_gradient_checkpointing() end
 end
 
 -- SiLU of the embedded times and classes: what every res block reads.
@@ -277,6 +282,11 @@ local function embed(self, t, labels, n)
     e = e + self.class_embedding(labels)
   end
   return core.op.silu(e)
+end
+
+local function output(self, h)
+  h = self.conv_norm_out(h)
+  return self.conv_out(self.conv_act and self.conv_act(h) or h)
 end
 
 ---@param x hd.Tensor  [n, c, t] or [n, c, h, w]
@@ -293,8 +303,21 @@ function UNet:forward(x, t, cond)
   for _, block in ipairs(self.down_blocks) do h = block(h, time, skips) end
   h = self.mid_block(h, time)
   for _, block in ipairs(self.up_blocks) do h = block(h, time, skips) end
-  h = self.conv_norm_out(h)
-  return self.conv_out(self.conv_act and self.conv_act(h) or h)
+  if self.gradient_checkpointing then return core.checkpoint(output, self, h) end
+  return output(self, h)
 end
+
+local function set_checkpointing(self, on)
+  self.gradient_checkpointing, self.mid_block.gradient_checkpointing = on, on
+  for _, blocks in ipairs { self.down_blocks, self.up_blocks } do
+    for _, block in ipairs(blocks) do block.gradient_checkpointing = on end
+  end
+end
+
+--- From now on backward computes each block again instead of keeping what is inside (see hd.checkpoint).
+function UNet:enable_gradient_checkpointing() set_checkpointing(self, true) end
+
+--- Keep everything again.
+function UNet:disable_gradient_checkpointing() set_checkpointing(self, false) end
 
 return { UNet = UNet }
