@@ -101,9 +101,27 @@ describe("a checkpoint", function()
     assert.are.equal(0.25, tree.state.H["a.mean"]:item())
     assert.are.equal("step 20", tree.state.notes.name)
     assert.are.equal(37, tree.run.batches.pictures)
-    for _, name in ipairs { "hdlua", "openblas", "core", "threads", "lua" } do
+    for _, name in ipairs { "hdlua", "isa", "gemm", "openblas", "core", "threads", "lua" } do
       assert.is_not_nil(core.json_decode(read "r/log.jsonl":match "[^\n]+").versions[name], name)
     end
+  end)
+
+  it("goes on with other instructions and products, and says so", function()
+    local first, code = shell "HDLUA_ISA=base HDLUA_GEMM=kernel $H s.lua --stop-at 2"
+    assert.are.equal(0, code, first)
+    local text
+    text, code = shell "HDLUA_ISA=base HDLUA_GEMM=blas $H s.lua --stop-at 4 --resume"
+    assert.are.equal(0, code, text)
+    local note = "the checkpoint comes from products by kernel, this is blas: the last bits may differ"
+    assert.are.equal(1, times(text, note), text)
+    assert.are.equal(1, times(read "r/log.jsonl", note))
+    text, code = shell "HDLUA_GEMM=blas $H s.lua --resume"
+    assert.are.equal(0, code, text)
+    local _, isa = hd.backend()
+    local differs = isa ~= "base" and isa ~= "neon"
+    note = "the checkpoint comes from instruction set base, this is " .. isa
+    assert.are.equal(differs and 1 or 0, times(text, note), text)
+    assert_log("r", 20)
   end)
 
   it("is seen to be damaged whichever bit changes, and the one before it is taken", function()

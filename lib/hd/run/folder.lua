@@ -101,6 +101,24 @@ function folder.versions()
   return v
 end
 
+-- What of it may change the last bits, and how it is called.
+local DECIDING = { { "hdlua", "hdlua" }, { "isa", "instruction set" }, { "gemm", "products by" },
+  { "openblas", "OpenBLAS" }, { "core", "OpenBLAS core" } }
+
+-- Say where a checkpoint comes from another machine or program; returns what was said.
+local function compare_versions(run, old)
+  local own, list = folder.versions(), {}
+  for _, entry in ipairs(DECIDING) do
+    local key, name = entry[1], entry[2]
+    if own[key] ~= old[key] then
+      list[#list + 1] = ("the checkpoint comes from %s %s, this is %s: the last bits may differ"):format(name,
+        old[key] or "unknown", own[key] or "unknown")
+      run:say("run: " .. list[#list])
+    end
+  end
+  return list
+end
+
 -- Opening ---------------------------------------------------------------------------------------------------------
 
 -- Read the folder's checkpoint into run.saved; nil and a message where it is of another run or cannot be read.
@@ -120,13 +138,7 @@ local function find_checkpoint(run)
     return nil, ("'%s' is of a run with other settings: %s"):format(run.path, table.concat(differing, ", "))
   end
   if found.odd then run:say("run: " .. found.odd) end
-  local own, old = folder.versions(), core.json_decode(found.texts.versions or "{}")
-  for _, name in ipairs { "hdlua", "openblas", "core" } do
-    if own[name] ~= old[name] then
-      run:say(("run: the checkpoint comes from %s %s, this is %s: the last bits may differ"):format(name,
-        old[name] or "unknown", own[name] or "unknown"))
-    end
-  end
+  run.moved = compare_versions(run, core.json_decode(found.texts.versions or "{}"))
   run.saved, run.step, run.planned = found.tree, found.tree.run.step, found.tree.run.planned
   run.seconds_before = found.tree.run.seconds
   return true

@@ -181,7 +181,7 @@ function Run:resume()
   self.place = saved.run.batches
   if saved.run.guard then self.guard:load_state_dict(saved.run.guard) end
   self:say(("resuming '%s' at step %d"):format(self.out, self.step))
-  self:event("resume", {})
+  self:event("resume", { notes = self.moved[1] and self.moved or nil })
   return self.step
 end
 
