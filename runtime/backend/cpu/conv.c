@@ -443,8 +443,5 @@ hd_status cpu_conv_dw(const hd_conv_args *a) {
     if (a->x.dtype == HD_F64)
         return conv_dw_f64(a);
     const wino_form *form = winograd_form(a, &a->y);
-    if (!form)
-        return conv_dw_shift(a);
-    HD_CHECK(conv_dw_winograd(form, a));
-    return a->b.data ? conv_db(a) : HD_OK;
+    return form ? conv_dw_winograd(form, a) : conv_dw_shift(a);
 }

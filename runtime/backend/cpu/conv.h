@@ -55,14 +55,12 @@ void CPU_NAME(conv_depthwise_dw)(const cpu_product *p);
 #define conv_depthwise_run CPU_NAME(conv_depthwise_run)
 #define conv_depthwise_dw CPU_NAME(conv_depthwise_dw)
 
-// The gradients of weights and bias by shifted products, that of the bias alone, and the three entries in double.
+// The gradients of weights and bias by shifted products, and the three entries in double.
 hd_status CPU_NAME(conv_dw_shift)(const hd_conv_args *a);
-hd_status CPU_NAME(conv_db)(const hd_conv_args *a);
 hd_status CPU_NAME(conv_f64)(const hd_conv_args *a);
 hd_status CPU_NAME(conv_dx_f64)(const hd_conv_args *a);
 hd_status CPU_NAME(conv_dw_f64)(const hd_conv_args *a);
 #define conv_dw_shift CPU_NAME(conv_dw_shift)
-#define conv_db CPU_NAME(conv_db)
 #define conv_f64 CPU_NAME(conv_f64)
 #define conv_dx_f64 CPU_NAME(conv_dx_f64)
 #define conv_dw_f64 CPU_NAME(conv_dw_f64)

@@ -1,5 +1,5 @@
 // backend/cpu/conv_dw.c: the gradients of a convolution's weights and bias by shifted products.
-// Layer: backend. Calls: gemm.h, conv.h. Called by: conv.c. The bias alone also serves conv_winograd_dw.c.
+// Layer: backend. Calls: gemm.h, conv.h. Called by: conv.c.
 //
 // dw[(r,s,c), k] = sum over output pixels of x[pixel's source at tap (r,s), c] * dy[pixel, k]: one long product whose
 // rows are the taps' channels (overlapping windows of padded x, k running over pixels) and whose B is dy. It is taken
@@ -324,24 +324,4 @@ hd_status conv_dw_shift(const hd_conv_args *a) {
     hd_free(d.a_row);
     hd_free(d.partial);
     return status;
-}
-
-hd_status conv_db(const hd_conv_args *a) {
-    dw d = describe(a);
-    const int64_t outs = a->y.shape[1], chunks = conv_blocks_count(&d.chunks);
-    const size_t bytes = (sizeof(double) + sizeof(float)) * (size_t)(d.parts * outs);
-    d.bias = hd_alloc(bytes);
-    if (!d.bias)
-        return no_memory();
-    memset(d.bias, 0, bytes);
-    float *runs = (float *)(d.bias + d.parts * outs);
-    CPU_PARALLEL_FOR(part, d.parts) {
-        for (int64_t i = chunks * part / d.parts; i < chunks * (part + 1) / d.parts; i++) {
-            const conv_block block = conv_block_at(&d.chunks, i);
-            add_bias(&a->y, &block, d.bias + part * outs, runs + part * outs);
-        }
-    }
-    combine_bias(&d);
-    hd_free(d.bias);
-    return HD_OK;
 }

@@ -30,6 +30,7 @@ typedef struct {
     int64_t parts, splits;
     float *sums;   // [parts][planes] sums [in, width]
     int64_t pitch; // from sum to sum
+    double *bias;  // [parts][outs] sums of dy, or NULL
 } wino_dw;
 
 static hd_status no_memory(void) { return hd_fail(HD_ENOMEM, "conv_dw: no memory for the workspace"); }
@@ -38,12 +39,14 @@ static hd_status no_memory(void) { return hd_fail(HD_ENOMEM, "conv_dw: no memory
 typedef struct {
     wino_planes x, dy;
     float *zeros;           // as many as channels of x or dy
+    float *bias;            // [width] sums of one block of dy
     int64_t *a_row, *c_row; // [channels]
 } wino_room;
 
 static size_t room_bytes(const wino_dw *d, int64_t channels) {
     return wino_planes_bytes(d->form, d->block, wino_width(channels)) + wino_planes_bytes(d->form, d->block, d->width) +
-           sizeof(float) * (size_t)cpu_max(wino_width(channels), d->width) + sizeof(int64_t) * 2 * (size_t)channels;
+           sizeof(float) * (size_t)(cpu_max(wino_width(channels), d->width) + d->width) +
+           sizeof(int64_t) * 2 * (size_t)channels;
 }
 
 static wino_room lay_out(const wino_dw *d, int64_t channels, char *memory) {
@@ -53,7 +56,8 @@ static wino_room lay_out(const wino_dw *d, int64_t channels, char *memory) {
     room.dy = (wino_planes){(float *)memory, d->width, wino_pitch(d->block, d->width)};
     room.zeros = (float *)(memory + wino_planes_bytes(d->form, d->block, d->width));
     memset(room.zeros, 0, sizeof(float) * (size_t)zeros);
-    room.a_row = (int64_t *)(room.zeros + zeros);
+    room.bias = room.zeros + zeros;
+    room.a_row = (int64_t *)(room.bias + d->width);
     room.c_row = room.a_row + channels;
     for (int64_t i = 0; i < channels; i++) {
         room.a_row[i] = i;
@@ -62,8 +66,10 @@ static wino_room lay_out(const wino_dw *d, int64_t channels, char *memory) {
     return room;
 }
 
-// sums (+)= the products of one block, whose planes are there. `sums` begins at the task's first input channel.
-static void add_block(const wino_dw *d, const wino_room *room, int64_t tiles, int64_t channels, float *sums, bool add) {
+// sums (+)= the products of one block, whose planes are there. `sums` begins at the task's first input channel. `next`:
+// what is needed after it.
+static void add_block(const wino_dw *d, const wino_room *room, int64_t tiles, int64_t channels, float *sums, bool add,
+                      const wino_stretch next[2]) {
     const cpu_segment segment = {0, tiles};
     cpu_panels b = {.k = tiles, .n = d->width, .ld = d->width};
     cpu_product p = {.rows = channels,
@@ -76,6 +82,8 @@ static void add_block(const wino_dw *d, const wino_room *room, int64_t tiles, in
                      .c_step = 1,
                      .add = add};
     for (int64_t plane = 0; plane < d->planes; plane++) {
+        wino_fetch(&next[0], plane, d->planes);
+        wino_fetch(&next[1], plane, d->planes);
         p.a = room->x.data + plane * room->x.pitch;
         b.data = room->dy.data + plane * room->dy.pitch;
         p.c = sums + plane * d->pitch;
@@ -83,22 +91,37 @@ static void add_block(const wino_dw *d, const wino_room *room, int64_t tiles, in
     }
 }
 
+// dy's planes of one block, and its sums into those of the part where `bias` is set.
+static void transform_dy(const wino_dw *d, const wino_room *room, int64_t tile, int64_t tiles, double *bias) {
+    const wino_run dy = {&d->args->y, {0}, &d->tiles, tile, tiles, 0, d->outs};
+    memset(room->bias, 0, sizeof(float) * (size_t)d->width);
+    d->form->gradient(&dy, &room->dy, room->zeros, bias ? room->bias : NULL);
+    for (int64_t k = 0; bias && k < d->outs; k++)
+        bias[k] += (double)room->bias[k];
+}
+
 // All blocks of one part, input channels first..last-1.
 static hd_status run_task(const wino_dw *d, int64_t part, int64_t first, int64_t last) {
     char *memory = hd_alloc(room_bytes(d, last - first));
     if (!memory)
         return HD_ENOMEM;
+    const hd_conv_args *a = d->args;
     const wino_room room = lay_out(d, last - first, memory);
-    const int64_t *padding = d->args->padding, begin = d->blocks * part / d->parts,
-                  end = d->blocks * (part + 1) / d->parts;
+    const int64_t begin = d->blocks * part / d->parts, end = d->blocks * (part + 1) / d->parts;
     float *sums = d->sums + part * d->planes * d->pitch + first * d->width;
+    double *bias = d->bias && first == 0 ? d->bias + part * d->outs : NULL;
     for (int64_t block = begin; block < end; block++) {
         const int64_t tile = block * d->block, tiles = cpu_min(d->block, d->tiles.count - tile);
-        const wino_run x = {&d->args->x, {padding[0], padding[1]}, &d->tiles, tile, tiles, first, last - first};
-        const wino_run dy = {&d->args->y, {0}, &d->tiles, tile, tiles, 0, d->outs};
+        const wino_run x = {&a->x, {a->padding[0], a->padding[1]}, &d->tiles, tile, tiles, first, last - first};
+        wino_stretch next[2] = {{0}};
         d->form->input(&x, &room.x, room.zeros);
-        d->form->gradient(&dy, &room.dy, room.zeros);
-        add_block(d, &room, tiles, last - first, sums, block > begin);
+        transform_dy(d, &room, tile, tiles, bias);
+        if (block + 1 < end) {
+            const int64_t next_last = cpu_min(tile + tiles + d->block, d->tiles.count) - 1;
+            next[0] = wino_stretch_of(d->form, &d->tiles, &a->x, tile + tiles, next_last);
+            next[1] = wino_stretch_of(d->form, &d->tiles, &a->y, tile + tiles, next_last);
+        }
+        add_block(d, &room, tiles, last - first, sums, block > begin, next);
     }
     hd_free(memory);
     return HD_OK;
@@ -125,6 +148,16 @@ static void finish_channel(const wino_dw *d, int64_t c) {
     d->form->finish(d->sums + c * d->width, d->pitch, (float *)w->data + c * w->strides[1], strides, d->outs);
 }
 
+static void combine_bias(const wino_dw *d) {
+    const hd_view *b = &d->args->b;
+    for (int64_t k = 0; k < d->outs; k++) {
+        double sum = 0;
+        for (int64_t part = 0; part < d->parts; part++)
+            sum += d->bias[part * d->outs + k];
+        ((float *)b->data)[k * b->strides[0]] = (float)sum;
+    }
+}
+
 static hd_status run_all(const wino_dw *d) {
     const int64_t groups = cpu_parts(d->in, SPLIT);
     bool failed = false;
@@ -142,6 +175,8 @@ static hd_status run_all(const wino_dw *d) {
         for (int64_t c = first; c < last; c++)
             finish_channel(d, c);
     }
+    if (d->bias)
+        combine_bias(d);
     return HD_OK;
 }
 
@@ -168,10 +203,11 @@ hd_status conv_dw_winograd(const wino_form *form, const hd_conv_args *a) {
                  .outs = a->y.shape[1],
                  .width = wino_width(a->y.shape[1])};
     plan(&d);
+    const size_t bias_count = a->b.data ? (size_t)(d.parts * d.outs) : 0;
     d.sums = hd_alloc(sizeof(float) * (size_t)(d.parts * d.planes * d.pitch));
-    if (!d.sums)
-        return no_memory();
-    hd_status status = run_all(&d);
+    d.bias = bias_count > 0 ? hd_calloc(bias_count, sizeof(double)) : NULL;
+    hd_status status = d.sums && (d.bias || bias_count == 0) ? run_all(&d) : no_memory();
+    hd_free(d.bias);
     hd_free(d.sums);
     return status;
 }

@@ -177,15 +177,17 @@ INLINE void input_vector(const wino_way *rows, const wino_way *cols, const float
 INLINE void input(const wino_way *rows, const wino_way *cols, const wino_run *r, const wino_planes *planes,
                   const float *zeros) {
     const float *pixel[MOST * MOST];
-    const int64_t whole = r->channels / VF_LANES * VF_LANES, pitch = planes->pitch;
+    const int64_t pitch = planes->pitch;
     place p = first_place(r, rows, cols);
     for (int64_t t = 0; t < r->count; t++, next_place(r, rows, cols, &p)) {
         float *to = planes->data + t * planes->width;
         find_pixels(pixel, rows->window, cols->window, r, zeros, p.image, p.y - r->padding[0], p.x - r->padding[1]);
-        for (int64_t c = 0; c < whole; c += VF_LANES)
-            input_vector(rows, cols, pixel, c, VF_LANES, to, pitch);
-        if (whole < r->channels)
-            input_vector(rows, cols, pixel, whole, r->channels - whole, to, pitch);
+        VF_LOOP(c, n, r->channels) {
+            if (n == VF_LANES)
+                input_vector(rows, cols, pixel, c, VF_LANES, to, pitch);
+            else
+                input_vector(rows, cols, pixel, c, n, to, pitch);
+        }
     }
 }
 
@@ -199,18 +201,29 @@ INLINE void gradient_vector(const wino_way *rows, const wino_way *cols, const fl
 #undef STORE
 }
 
+// The sum of n channels over `count` pixels.
+INLINE vf sum_vector(const float *const *pixel, int count, int64_t channel, int64_t n) {
+    vf sum = vf_load_n(pixel[0] + channel, n);
+    CPU_UNROLL for (int i = 1; i < count; i++) sum += vf_load_n(pixel[i] + channel, n);
+    return sum;
+}
+
 INLINE void gradient(const wino_way *rows, const wino_way *cols, const wino_run *r, const wino_planes *planes,
-                     const float *zeros) {
+                     const float *zeros, float *sums) {
     const float *pixel[MOST * MOST];
-    const int64_t whole = r->channels / VF_LANES * VF_LANES, pitch = planes->pitch;
+    const int64_t pitch = planes->pitch;
     place p = first_place(r, rows, cols);
     for (int64_t t = 0; t < r->count; t++, next_place(r, rows, cols, &p)) {
         float *to = planes->data + t * planes->width;
         find_pixels(pixel, rows->tile, cols->tile, r, zeros, p.image, p.y, p.x);
-        for (int64_t c = 0; c < whole; c += VF_LANES)
-            gradient_vector(rows, cols, pixel, c, VF_LANES, to, pitch);
-        if (whole < r->channels)
-            gradient_vector(rows, cols, pixel, whole, r->channels - whole, to, pitch);
+        VF_LOOP(c, n, r->channels) {
+            if (sums)
+                vf_store(sums + c, vf_load(sums + c) + sum_vector(pixel, rows->tile * cols->tile, c, n));
+            if (n == VF_LANES)
+                gradient_vector(rows, cols, pixel, c, VF_LANES, to, pitch);
+            else
+                gradient_vector(rows, cols, pixel, c, n, to, pitch);
+        }
     }
 }
 
@@ -232,7 +245,7 @@ INLINE void output_vector(const wino_way *rows, const wino_way *cols, const floa
 #define AT(p, i, j) ((p)->first + c + (i) * (p)->row + (j) * (p)->col)
 #define STORE(i, j, v)                                                                                                 \
     if ((i) < height && (j) < width)                                                                                   \
-    vf_store_n(AT(to, i, j), (v) + bias + (add ? vf_load_n(AT(add, i, j), n) : (vf){0}), n)
+    vf_store_n(AT(to, i, j), add ? (v) + bias + vf_load_n(AT(add, i, j), n) : (v) + bias, n)
     BOTH_WAYS(at, window, tile, rows, cols, PRODUCT, STORE);
 #undef PRODUCT
 #undef AT
@@ -242,19 +255,23 @@ INLINE void output_vector(const wino_way *rows, const wino_way *cols, const floa
 INLINE void output(const wino_way *rows, const wino_way *cols, const wino_run *r, const wino_planes *planes,
                    const float *bias, const hd_view *add) {
     const hd_view *out = r->view;
-    const int64_t whole = r->channels / VF_LANES * VF_LANES, tail = r->channels - whole, pitch = planes->pitch;
+    const int64_t pitch = planes->pitch;
     place p = first_place(r, rows, cols);
     for (int64_t t = 0; t < r->count; t++, next_place(r, rows, cols, &p)) {
         const int64_t height = cpu_min(rows->tile, out->shape[2] - p.y);
         const int64_t width = cpu_min(cols->tile, out->shape[3] - p.x);
+        const bool whole = height == rows->tile && width == cols->tile;
         const float *from = planes->data + t * planes->width;
         const pixels to = pixels_at(out, &p, r->channel), other = add ? pixels_at(add, &p, r->channel) : to;
-        for (int64_t c = 0; c < whole; c += VF_LANES)
-            output_vector(rows, cols, from, pitch, bias ? vf_load(bias + c) : (vf){0}, add ? &other : NULL, &to, c,
-                          height, width, VF_LANES);
-        if (tail > 0)
-            output_vector(rows, cols, from, pitch, bias ? vf_load_part(bias + whole, tail) : (vf){0},
-                          add ? &other : NULL, &to, whole, height, width, tail);
+        VF_LOOP(c, n, r->channels) {
+            const vf b = bias ? vf_load_n(bias + c, n) : (vf){0};
+            if (whole && n == VF_LANES && !add) // most tiles, with nothing to ask in them
+                output_vector(rows, cols, from, pitch, b, NULL, &to, c, rows->tile, cols->tile, VF_LANES);
+            else if (whole && n == VF_LANES)
+                output_vector(rows, cols, from, pitch, b, &other, &to, c, rows->tile, cols->tile, VF_LANES);
+            else
+                output_vector(rows, cols, from, pitch, b, add ? &other : NULL, &to, c, height, width, n);
+        }
     }
 }
 
@@ -301,8 +318,8 @@ INLINE void finish(const wino_way *rows, const wino_way *cols, const float *sums
         else                                                                                                           \
             output(&ROWS, &COLS, r, planes, bias, NULL);                                                               \
     }                                                                                                                  \
-    static void NAME##_gradient(const wino_run *r, const wino_planes *planes, const float *zeros) {                    \
-        gradient(&ROWS, &COLS, r, planes, zeros);                                                                      \
+    static void NAME##_gradient(const wino_run *r, const wino_planes *planes, const float *zeros, float *sums) {       \
+        gradient(&ROWS, &COLS, r, planes, zeros, sums);                                                                \
     }                                                                                                                  \
     static void NAME##_weights(float taps[][WINO_WEIGHT_ROWS * VF_LANES], int64_t count, float *to, int64_t width,     \
                                int64_t pitch) {                                                                        \
