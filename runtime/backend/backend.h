@@ -128,7 +128,7 @@ typedef struct {
 typedef struct { hd_view p, g, m; double lr, momentum, weight_decay, grad_scale; bool nesterov; } hd_sgd_args; // m may be absent
 typedef struct { hd_view a, b; double weight; } hd_lerp_args; // a += weight * (b - a), in place
 
-typedef struct { int64_t rounds; double *flops; } hd_peak_args; // flops: done by all threads in so many (> 0) rounds
+typedef struct { int64_t rounds; double *flops, *sum; } hd_peak_args; // flops: done by all threads in so many rounds; sum: what came of them, or they could be left out
 
 // clang-format on
 

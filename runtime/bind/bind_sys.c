@@ -40,17 +40,18 @@ static int l_watch_threads(lua_State *L) {
     return 2;
 }
 
-// core.multiply_add(rounds) -> flops: keep every thread busy with multiply-adds on numbers in registers, and tell how
-// many operations that was; nil where the back end has no such measure
+// core.multiply_add(rounds) -> flops, sum: keep every thread busy with multiply-adds on numbers in registers; how many
+// operations that was, and what came of them (near 24 for each thread); nothing where the back end has no such measure
 static int l_multiply_add(lua_State *L) {
     const int64_t rounds = hd_check_int(L, 1);
-    double flops = 0;
+    double flops, sum;
     if (!hd_be()->peak)
         return 0;
-    if (hd_be()->peak(&(hd_peak_args){rounds, &flops}) != HD_OK)
+    if (hd_be()->peak(&(hd_peak_args){rounds, &flops, &sum}) != HD_OK)
         return hd_raise(L);
     lua_pushnumber(L, flops);
-    return 1;
+    lua_pushnumber(L, sum);
+    return 2;
 }
 
 // hd.clock() -> seconds: monotonic wall clock

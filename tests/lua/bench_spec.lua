@@ -151,6 +151,17 @@ it("steps are timed until there are enough and time has gone by", function()
   assert.are.equal(3, timing.median { 5, 1, 3 })
 end)
 
+it("multiply-adds are done by every thread", function()
+  local before = core.threads()
+  for _, threads in ipairs { 1, 3 } do
+    core.threads(threads)
+    local flops, sum = core.multiply_add(100)
+    assert.are.near(24 * threads, sum, 1e-4)
+    assert.are.equal(0, flops % (2 * 12 * 100 * threads))
+  end
+  core.threads(before)
+end)
+
 -- A file as the peer exports it: three steps of a small model, made here without models.step.
 local function export(name, path)
   local w = models.find(name)

@@ -70,7 +70,7 @@ function Session:run(task)
   for _, r in ipairs(list) do
     r.side, r.round, r.gemm, r.workload = task.side, task.round, task.gemm, task.workload
     self.results[#self.results + 1] = r
-    print(("round %d  %-6s %-31s %d thread%s %10.3f ms %7.0f MiB  %s"):format(r.round, r.side, r.name, r.threads,
+    print(("round %d  %-6s %-33s %d thread%s %10.3f ms %7.0f MiB  %s"):format(r.round, r.side, r.name, r.threads,
       r.threads == 1 and " " or "s", r.ms_median, r.peak_rss_mib or 0, r.gemm or ""))
   end
   self:write()
