@@ -8,7 +8,21 @@
 // Threads: tasks depend on shapes alone; dw and db are partial sums of each task, added in the order of the tasks.
 #include "backend/cpu/simd.h"
 
-enum { ROWS = 16 }; // positions whose sums stay in float before they go to double
+enum { ROWS = 16 }; // positions whose sums stay in float before they go to double; their successors are fetched ahead
+
+// Columns of vectors across c channels: `call` gets i and `count`, which is the constant VF_LANES in all but the last,
+// so that what it inlines has no branches for the rest.
+#define NORM_INLINE static inline __attribute__((always_inline))
+#define FOR_COLUMNS(i, count, c, call)                                                                                 \
+    for (int64_t i = 0; i < (c); i += VF_LANES) {                                                                      \
+        if ((c)-i >= VF_LANES) {                                                                                       \
+            enum { count = VF_LANES };                                                                                 \
+            call;                                                                                                      \
+        } else {                                                                                                       \
+            const int64_t count = (c)-i;                                                                               \
+            call;                                                                                                      \
+        }                                                                                                              \
+    }
 
 static inline vf silu(vf z) { return z * vf_sigmoid(z); }
 static inline vf silu_slope(vf z) {
@@ -32,23 +46,28 @@ static float *image(const hd_view *v, int64_t n) { return v->data ? (float *)v->
 
 // Channels: forward -------------------------------------------------------------------------------------------------
 
+// Add the sums of x - shift and of its square over `rows` positions to sum and squares: a column of `count` channels.
+NORM_INLINE void sum_column(const float *x, int64_t xs, vf shift, int64_t rows, int64_t count, double *sum,
+                            double *squares) {
+    vf s = {0}, q = {0};
+    for (int64_t r = 0; r < rows; r++) {
+        __builtin_prefetch(x + (r + ROWS) * xs);
+        const vf v = vf_load_n(x + r * xs, count) - shift;
+        s += v;
+        q += v * v;
+    }
+    vf_add_to_double(sum, s, count);
+    vf_add_to_double(squares, q, count);
+}
+
 // sum[c] and squares[c] of x - x[first position], over all positions, for the channels [0, c) of one image.
 static void channel_sums(const float *x, int64_t xs, int64_t c, int64_t positions, double *sum, double *squares) {
     memset(sum, 0, (size_t)c * sizeof *sum);
     memset(squares, 0, (size_t)c * sizeof *squares);
     for (int64_t p = 0; p < positions; p += ROWS) {
-        const int64_t end = min64(p + ROWS, positions);
-        VF_LOOP(i, count, c) {
-            const vf shift = vf_load_n(x + i, count);
-            vf s = {0}, q = {0};
-            for (int64_t r = p; r < end; r++) {
-                const vf v = vf_load_n(x + r * xs + i, count) - shift;
-                s += v;
-                q += v * v;
-            }
-            vf_add_to_double(sum + i, s, count);
-            vf_add_to_double(squares + i, q, count);
-        }
+        const int64_t rows = min64(ROWS, positions - p);
+        FOR_COLUMNS(i, count, c,
+                    sum_column(x + p * xs + i, xs, vf_load_n(x + i, count), rows, count, sum + i, squares + i));
     }
 }
 
@@ -69,14 +88,22 @@ static void group_moments(const float *shift, const double *sum, const double *s
         *variance = spread;
 }
 
+NORM_INLINE void apply_column(const float *x, int64_t xs, float *y, int64_t ys, vf scale, vf shift, int64_t rows,
+                              int64_t count, hd_activation act) {
+    for (int64_t r = 0; r < rows; r++) {
+        const vf z = vf_load_n(x + r * xs, count) * scale + shift;
+        vf_store_n(y + r * ys, act == HD_ACT_SILU ? silu(z) : z, count);
+    }
+}
+
 // y = act(x * scale[c] + shift[c])
 static void apply_channels(const float *x, int64_t xs, float *y, int64_t ys, const float *scale, const float *shift,
                            int64_t c, int64_t positions, hd_activation act) {
-    for (int64_t p = 0; p < positions; p++) {
-        VF_LOOP(i, count, c) {
-            const vf z = vf_load_n(x + p * xs + i, count) * vf_load_n(scale + i, count) + vf_load_n(shift + i, count);
-            vf_store_n(y + p * ys + i, act == HD_ACT_SILU ? silu(z) : z, count);
-        }
+    for (int64_t p = 0; p < positions; p += ROWS) {
+        const int64_t rows = min64(ROWS, positions - p);
+        FOR_COLUMNS(i, count, c,
+                    apply_column(x + p * xs + i, xs, y + p * ys + i, ys, vf_load_n(scale + i, count),
+                                 vf_load_n(shift + i, count), rows, count, act));
     }
 }
 
@@ -143,48 +170,75 @@ typedef struct {
     hd_activation act;
 } planes; // one task's part of an image: c channels at each position
 
+// What a backward pass needs of each channel. k1 and k2 come after the sums and take the places of shift and offset.
+typedef struct {
+    const float *scale, *shift; // z = x scale + shift
+    const float *rstd, *offset; // xhat = x rstd + offset
+    const float *k0, *k1, *k2;  // dx = dz k0 + x k1 + k2
+} coefficients;
+
+// Sums of dz and dz xhat over `rows` positions from p on, added to db and dw; dz is left in dx.
+NORM_INLINE void back_sums_column(const planes *t, const coefficients *k, int64_t p, int64_t i, int64_t rows,
+                                  int64_t count, bool silu_too, bool keep, double *db, double *dw) {
+    const vf a = vf_load_n(k->scale + i, count), b = vf_load_n(k->shift + i, count);
+    const vf e = vf_load_n(k->rstd + i, count), f = vf_load_n(k->offset + i, count);
+    const float *px = t->x + p * t->xs + i, *pdy = t->dy + p * t->dys + i;
+    float *pdx = keep ? t->dx + p * t->dxs + i : NULL;
+    vf s = {0}, q = {0};
+    for (int64_t r = 0; r < rows; r++) {
+        __builtin_prefetch(px + (r + ROWS) * t->xs);
+        __builtin_prefetch(pdy + (r + ROWS) * t->dys);
+        if (keep)
+            __builtin_prefetch(pdx + (r + ROWS) * t->dxs, 1);
+        const vf x = vf_load_n(px + r * t->xs, count);
+        vf dz = vf_load_n(pdy + r * t->dys, count);
+        if (silu_too)
+            dz *= silu_slope(x * a + b);
+        if (keep)
+            vf_store_n(pdx + r * t->dxs, dz, count);
+        s += dz;
+        q += dz * (x * e + f);
+    }
+    vf_add_to_double(db + i, s, count);
+    vf_add_to_double(dw + i, q, count);
+}
+
 // db[c] = sum dz and dw[c] = sum dz xhat; where there is an activation, dz is left in dx.
-// scale, shift: z = x scale + shift. rstd, offset: xhat = x rstd + offset.
-static void channel_back_sums(const planes *task, const float *scale, const float *shift, const float *rstd,
-                              const float *offset, double *db, double *dw) {
-    const planes here = *task, *t = &here; // a copy of our own: stores cannot change it
+static void channel_back_sums(const planes *task, const coefficients *k, double *db, double *dw) {
+    const planes here = *task, *t = &here; // copies of our own: stores cannot change them
+    const coefficients own = *k;
     memset(db, 0, (size_t)t->c * sizeof *db);
     memset(dw, 0, (size_t)t->c * sizeof *dw);
     const bool silu_too = t->act == HD_ACT_SILU, keep = silu_too && t->dx;
     for (int64_t p = 0; p < t->positions; p += ROWS) {
-        const int64_t end = min64(p + ROWS, t->positions);
-        VF_LOOP(i, count, t->c) {
-            const vf a = vf_load_n(scale + i, count), b = vf_load_n(shift + i, count);
-            const vf e = vf_load_n(rstd + i, count), f = vf_load_n(offset + i, count);
-            vf s = {0}, q = {0};
-            for (int64_t r = p; r < end; r++) {
-                const vf x = vf_load_n(t->x + r * t->xs + i, count);
-                vf dz = vf_load_n(t->dy + r * t->dys + i, count);
-                if (silu_too)
-                    dz *= silu_slope(x * a + b);
-                if (keep)
-                    vf_store_n(t->dx + r * t->dxs + i, dz, count);
-                s += dz;
-                q += dz * (x * e + f);
-            }
-            vf_add_to_double(db + i, s, count);
-            vf_add_to_double(dw + i, q, count);
-        }
+        const int64_t rows = min64(ROWS, t->positions - p);
+        FOR_COLUMNS(i, count, t->c, back_sums_column(t, &own, p, i, rows, count, silu_too, keep, db, dw));
+    }
+}
+
+NORM_INLINE void apply_back_column(const planes *t, const float *dz, int64_t dzs, const coefficients *k, int64_t p,
+                                   int64_t i, int64_t rows, int64_t count) {
+    const vf k0 = vf_load_n(k->k0 + i, count), k1 = vf_load_n(k->k1 + i, count), k2 = vf_load_n(k->k2 + i, count);
+    const float *px = t->x + p * t->xs + i, *pdz = dz + p * dzs + i;
+    const float *add = t->add ? t->add + p * t->adds + i : NULL;
+    float *pdx = t->dx + p * t->dxs + i;
+    for (int64_t r = 0; r < rows; r++) {
+        const vf g = vf_load_n(pdz + r * dzs, count), x = vf_load_n(px + r * t->xs, count);
+        const vf v = g * k0 + (x * k1 + k2);
+        vf_store_n(pdx + r * t->dxs, add ? v + vf_load_n(add + r * t->adds, count) : v, count);
     }
 }
 
 // dx = dz k0[c] + x k1[c] + k2[c] (+ add), dz taken from dx or, without activation, from dy.
-static void apply_back(const planes *task, const float *k0, const float *k1, const float *k2) {
-    const planes here = *task, *t = &here; // a copy of our own: stores cannot change it
+static void apply_back(const planes *task, const coefficients *k) {
+    const planes here = *task, *t = &here; // copies of our own: stores cannot change them
+    const coefficients own = *k;
     const bool kept = t->act == HD_ACT_SILU;
     const float *dz = kept ? t->dx : t->dy;
     const int64_t dzs = kept ? t->dxs : t->dys;
-    for (int64_t p = 0; p < t->positions; p++) {
-        VF_LOOP(i, count, t->c) {
-            const vf g = vf_load_n(dz + p * dzs + i, count), x = vf_load_n(t->x + p * t->xs + i, count);
-            const vf v = g * vf_load_n(k0 + i, count) + (x * vf_load_n(k1 + i, count) + vf_load_n(k2 + i, count));
-            vf_store_n(t->dx + p * t->dxs + i, t->add ? v + vf_load_n(t->add + p * t->adds + i, count) : v, count);
-        }
+    for (int64_t p = 0; p < t->positions; p += ROWS) {
+        const int64_t rows = min64(ROWS, t->positions - p);
+        FOR_COLUMNS(i, count, t->c, apply_back_column(t, dz, dzs, &own, p, i, rows, count));
     }
 }
 
@@ -211,25 +265,26 @@ static void norm_back_channels_task(const hd_norm_back_args *a, int64_t n, int64
         s.f[2][i] = (float)rstd;
         s.f[3][i] = (float)(-mean * rstd);
     }
-    channel_back_sums(&t, s.f[0], s.f[1], s.f[2], s.f[3], s.sum, s.squares);
+    const coefficients k = {s.f[0], s.f[1], s.f[2], s.f[3], s.f[0], s.f[1], s.f[3]};
+    channel_back_sums(&t, &k, s.sum, s.squares);
     if (!t.dx)
         return;
     const double m = (double)width * (double)positions;
-    for (int64_t k = 0; k < c; k += width) {
+    for (int64_t g = 0; g < c; g += width) {
         double sum = 0, dot = 0; // of w dz, and of w dz xhat
-        for (int64_t i = k; i < k + width; i++) {
+        for (int64_t i = g; i < g + width; i++) {
             const double w = (double)channel_weight(&a->w, c0 + i, 1);
             sum += w * s.sum[i];
             dot += w * s.squares[i];
         }
         sum = a->rms ? 0 : sum;
-        for (int64_t i = k; i < k + width; i++) {
+        for (int64_t i = g; i < g + width; i++) {
             const double rstd = (double)s.f[2][i], offset = (double)s.f[3][i];
             s.f[1][i] = (float)(-rstd * rstd * dot / m);
             s.f[3][i] = (float)(-rstd * (sum + offset * dot) / m);
         }
     }
-    apply_back(&t, s.f[0], s.f[1], s.f[3]);
+    apply_back(&t, &k);
 }
 
 // to[c] = the sum of one kind of partial over the images, in their order. The partials are the tasks' sum or squares

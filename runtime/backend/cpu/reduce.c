@@ -91,20 +91,28 @@ DEFINE_RUN(i64, int64_t, i, int64_t, u, uint64_t)
 DEFINE_RUN(i32, int32_t, i, int64_t, u, uint64_t)
 DEFINE_RUN(u8, uint8_t, i, int64_t, u, uint64_t)
 
+// a += v or v^2 for the floats from x on
+static inline void add_floats(vf_wide *a, const float *x, bool square) {
+    const vf_wide v = vf_widen_at(x);
+    if (square)
+        vf_wide_add_product(a, v, v);
+    else
+        vf_wide_add(a, v);
+}
+
 static void run_f32_sum(const void *context, int64_t first, int64_t n, void *const p[]) {
     (void)first;
     const run_context *c = context;
     const float *x = p[0];
     const bool square = c->op == HD_SUMSQ;
-    vd a = {0}, b = {0};
+    vf_wide a = {{0}, {0}}, b = {{0}, {0}};
     int64_t k = 0;
     for (; k + 2 * VF_LANES <= n; k += 2 * VF_LANES) {
-        vd u = __builtin_convertvector(vf_load(x + k), vd), v = __builtin_convertvector(vf_load(x + k + VF_LANES), vd);
-        a += square ? u * u : u;
-        b += square ? v * v : v;
+        add_floats(&a, x + k, square);
+        add_floats(&b, x + k + VF_LANES, square);
     }
-    a += b;
-    double s = vd_sum(&a);
+    vf_wide_add(&a, b);
+    double s = vf_wide_sum(a);
     for (; k < n; k++)
         s += square ? (double)x[k] * (double)x[k] : (double)x[k];
     c->t->v += s;
@@ -219,27 +227,36 @@ static total reduce_row(const reduction *r, const char *x, int64_t first, int64_
     return t;
 }
 
+// Add `rows` rows, `stride` apart, of n <= TILE neighbouring floats or their squares to sums.
+static void add_rows(const float *x, int64_t stride, int64_t rows, int64_t n, bool square, double *sums) {
+    if (n == TILE) {
+        vf_wide s[TILE / VF_LANES] = {{{0}, {0}}};
+        for (int64_t k = 0; k < rows; k++) {
+            CPU_UNROLL for (int v = 0; v < TILE / VF_LANES; v++)
+                add_floats(&s[v], x + k * stride + v * VF_LANES, square);
+        }
+        for (int v = 0; v < TILE / VF_LANES; v++)
+            vf_wide_store_sum(sums + v * VF_LANES, s[v]);
+        return;
+    }
+    for (int64_t k = 0; k < rows; k++)
+        for (int64_t i = 0; i < n; i++) {
+            const double v = (double)x[k * stride + i];
+            sums[i] += square ? v * v : v;
+        }
+}
+
 // Elements [first, last) of the n outputs whose first elements lie side by side from x on: sums of f32 or their
 // squares.
 static void reduce_columns(const reduction *r, const float *x, int64_t n, int64_t first, int64_t last, double *sums) {
     const cpu_loop *loop = &r->reduced;
-    const bool square = r->args->op == HD_SUMSQ;
     const int64_t inner = loop->shape[loop->ndim - 1], stride = loop->strides[0][loop->ndim - 1];
     memset(sums, 0, (size_t)n * sizeof *sums);
     while (first < last) {
         int64_t offsets[CPU_OPERANDS];
         cpu_loop_offsets(loop, first, offsets);
         const int64_t left = inner - first % inner, rows = left < last - first ? left : last - first;
-        const float *base = x + offsets[0];
-        VF_LOOP(i, count, n) {
-            vd s = {0};
-            for (int64_t k = 0; k < rows; k++) {
-                const vd v = __builtin_convertvector(vf_load_n(base + k * stride + i, count), vd);
-                s += square ? v * v : v;
-            }
-            for (int64_t l = 0; l < count; l++)
-                sums[i + l] += s[l];
-        }
+        add_rows(x + offsets[0], stride, rows, n, r->args->op == HD_SUMSQ, sums);
         first += rows;
     }
 }

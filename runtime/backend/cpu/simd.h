@@ -18,6 +18,10 @@
 typedef uint32_t vu __attribute__((vector_size(VF_LANES * 4)));
 typedef int32_t vi_mem __attribute__((vector_size(VF_LANES * 4), aligned(4), may_alias));
 typedef double vd __attribute__((vector_size(VF_LANES * 8))); // as many lanes as vf; only for local variables
+typedef float vf_half __attribute__((vector_size(VF_LANES * 2)));
+typedef float vf_half_mem __attribute__((vector_size(VF_LANES * 2), aligned(4), may_alias));
+typedef double vd_half __attribute__((vector_size(VF_LANES * 4)));
+typedef double vd_half_mem __attribute__((vector_size(VF_LANES * 4), aligned(8), may_alias));
 
 // Whole vectors first, then the rest: `count` lanes are in use. for-loop header over i in steps of VF_LANES.
 #define VF_LOOP(i, count, n)                                                                                           \
@@ -42,12 +46,45 @@ static inline void vf_store_n(float *p, vf v, int64_t n) {
     else
         vf_store_part(p, v, n);
 }
+// A vector of floats in double, in two halves: compilers take a single vector of that size apart into its lanes.
+typedef struct {
+    vd_half low, high;
+} vf_wide;
+static inline vf_wide vf_widen(vf v) {
+    vf_half half[2];
+    memcpy(half, &v, sizeof v);
+    return (vf_wide){__builtin_convertvector(half[0], vd_half), __builtin_convertvector(half[1], vd_half)};
+}
+static inline vf_wide vf_widen_at(const float *p) { // without taking a vector apart
+    const vf_half low = *(const vf_half_mem *)p, high = *(const vf_half_mem *)(p + VF_LANES / 2);
+    return (vf_wide){__builtin_convertvector(low, vd_half), __builtin_convertvector(high, vd_half)};
+}
+static inline void vf_wide_add(vf_wide *a, vf_wide b) {
+    a->low += b.low;
+    a->high += b.high;
+}
+// a += b c
+static inline void vf_wide_add_product(vf_wide *a, vf_wide b, vf_wide c) {
+    a->low += b.low * c.low;
+    a->high += b.high * c.high;
+}
+// Sum of the lanes, by halves.
+static inline double vf_wide_sum(vf_wide a) {
+    vd_half s = a.low + a.high;
+    for (int h = VF_LANES / 4; h > 0; h /= 2)
+        for (int l = 0; l < h; l++)
+            s[l] += s[l + h];
+    return s[0];
+}
+// sums[l] += v[l]
+static inline void vf_wide_store_sum(double *sums, vf_wide v) {
+    *(vd_half_mem *)sums += v.low;
+    *(vd_half_mem *)(sums + VF_LANES / 2) += v.high;
+}
 // sums[l] += v[l] for the first n lanes, in double.
 static inline void vf_add_to_double(double *sums, vf v, int64_t n) {
     if (n == VF_LANES) {
-        const vd wide = __builtin_convertvector(v, vd);
-        for (int l = 0; l < VF_LANES; l++)
-            sums[l] += wide[l];
+        vf_wide_store_sum(sums, vf_widen(v));
     } else {
         for (int64_t l = 0; l < n; l++)
             sums[l] += (double)v[l];
@@ -104,13 +141,6 @@ static inline float vf_sum(vf x) {
             x[l] += x[l + h];
     return x[0];
 }
-static inline double vd_sum(const vd *x) {
-    vd s = *x;
-    for (int h = VF_LANES / 2; h > 0; h /= 2)
-        for (int l = 0; l < h; l++)
-            s[l] += s[l + h];
-    return s[0];
-}
 
 // 2^k for -126 <= k <= 127.
 static inline vf vf_pow2(vi k) { return (vf)((k + 127) << 23); }
@@ -132,13 +162,22 @@ static inline vf vf_exp_poly(vf r) {
     return p * r + 0.49999994f;
 }
 
-static inline vf vf_exp(vf x) {
+// e^(x + low) for |low| below 0.06; low only matters where x is not clamped.
+static inline vf vf_exp_sum(vf x, vf low) {
     x = vf_min(vf_set(89.0f), vf_max(vf_set(-104.0f), x)); // beyond: infinity, and 0
     vi k;
-    const vf r = vf_exp_reduce(x, &k);
+    const vf r = vf_exp_reduce(x, &k) + low;
     const vf e = r + r * r * vf_exp_poly(r) + 1.0f;
     const vi half = k >> 1; // in two factors, so that denormals and infinity come out right
     return e * vf_pow2(half) * vf_pow2(k - half);
+}
+
+static inline vf vf_exp(vf x) { return vf_exp_sum(x, (vf){0}); }
+
+// e^(-t^2) for |t| <= 10.2: t^2 is taken in two parts, the first of them exact, since rounding it would show.
+static inline vf vf_exp_square(vf t) {
+    const vf head = (vf)((vi)t & (int32_t)0xfffff000);
+    return vf_exp_sum(-head * head, (head - t) * (head + t));
 }
 
 static inline vf vf_expm1(vf x) {
@@ -206,20 +245,19 @@ static inline vf vf_tanh(vf x) {
     return vf_select(a < 0.6f, x + x * (z * p), vf_copysign(big, x));
 }
 
-// erfc(t) for t >= 0.9, by e^(-t^2) times a polynomial in (t - 2) / (t + 2) of erfc(t) e^(t^2) on [0.95, 10.2].
-static inline vf vf_erfc_tail(vf t) {
-    t = vf_min(vf_set(10.2f), t); // beyond: 0
-    const vf u = (t - 2.0f) / (t + 2.0f);
-    vf p = u * 0.00030634593f - 0.00106349401f;
-    p = p * u - 0.000891350093f;
-    p = p * u + 0.00702228071f;
-    p = p * u + 0.00373398932f;
-    p = p * u - 0.0789803565f;
-    p = p * u + 0.241658255f;
-    p = p * u - 0.427185804f;
-    p = p * u + 0.255395681f;
-    const vf head = (vf)((vi)t & (int32_t)0xfffff000); // t^2 = head^2 + rest; head^2 is exact
-    return vf_exp(-head * head) * vf_exp((head - t) * (head + t)) * p;
+// erfc(t) e^(t^2) on [0, 10.2], a polynomial in (t - 3) / (t + 3).
+static inline vf vf_erfc_scaled(vf t) {
+    const vf u = (t - 3.0f) / (t + 3.0f);
+    vf p = u * 5.59159453e-05f + 2.88803494e-05f;
+    p = p * u - 0.000594569545f;
+    p = p * u + 0.000715731061f;
+    p = p * u + 0.00426887628f;
+    p = p * u - 0.0243942309f;
+    p = p * u + 0.0716658607f;
+    p = p * u - 0.150115788f;
+    p = p * u + 0.2456038f;
+    p = p * u - 0.326233566f;
+    return p * u + 0.179001153f;
 }
 
 // erf(x) / x - 1 in z = x^2 on [0, 1]
@@ -233,18 +271,19 @@ static inline vf vf_erf_poly(vf z) {
 }
 
 static inline vf vf_erf(vf x) {
-    const vf a = vf_abs(x);
-    const vf big = vf_copysign(1.0f - vf_erfc_tail(vf_max(vf_set(0.9f), a)), x);
+    const vf a = vf_abs(x), t = vf_min(vf_set(10.2f), a); // beyond: 1
+    const vf big = vf_copysign(1.0f - vf_exp_square(t) * vf_erfc_scaled(t), x);
     const vf small = x + x * vf_erf_poly(x * x);
     return vf_select(a < 1.0f, small, big);
 }
 
-// The normal distribution function, 0.5 erfc(-x / sqrt 2); in the lower tail its relative error is that of x^2.
-static inline vf vf_phi(vf x) {
-    const vf s = x * 0.707106781f, a = vf_abs(s);
-    const vf tail = 0.5f * vf_erfc_tail(vf_max(vf_set(0.9f), a));
-    const vf small = 0.5f + 0.5f * (s + s * vf_erf_poly(s * s));
-    return vf_select(a < 1.0f, small, vf_select(s < 0.0f, tail, 1.0f - tail));
+// The normal distribution function, 0.5 erfc(-x / sqrt 2), and e^(-x^2 / 2), which costs nothing more; in the lower
+// tail their relative error is that of x^2.
+static inline vf vf_phi(vf x, vf *bell) {
+    const vf t = vf_min(vf_set(10.2f), vf_abs(x) * 0.707106781f); // beyond: 0, and 1
+    *bell = vf_exp_square(t);
+    const vf tail = 0.5f * *bell * vf_erfc_scaled(t);
+    return vf_select(x < 0.0f, tail, 1.0f - tail);
 }
 
 // sin(r) and cos(r) for |r| <= pi / 4, z = r^2

@@ -16,14 +16,14 @@ typedef void line_function(const line *);
 
 // sum of e^(x - top), which goes to y.
 static double exp_line(float *y, const float *x, float top, int64_t n) {
-    vd sum = {0};
+    vf_wide sum = {{0}, {0}};
     int64_t i = 0;
     for (; i + VF_LANES <= n; i += VF_LANES) {
         const vf e = vf_exp(vf_load(x + i) - top);
         vf_store(y + i, e);
-        sum += __builtin_convertvector(e, vd);
+        vf_wide_add(&sum, vf_widen(e));
     }
-    double total = vd_sum(&sum);
+    double total = vf_wide_sum(sum);
     if (i < n) {
         const vf e = vf_exp(vf_load_part(x + i, n - i) - top);
         vf_store_part(y + i, e, n - i);
@@ -58,13 +58,16 @@ static void softmax_dense(const line *s) {
 static void softmax_back_dense(const line *s) {
     float *dx = s->p[0];
     const float *y = s->p[1], *dy = s->p[2];
-    vd sums = {0};
+    vf_wide sums = {{0}, {0}};
     int64_t i = 0;
     for (; i + VF_LANES <= s->n; i += VF_LANES) {
-        const vd g = __builtin_convertvector(vf_load(dy + i), vd);
-        sums += s->log ? g : g * __builtin_convertvector(vf_load(y + i), vd);
+        const vf_wide g = vf_widen(vf_load(dy + i));
+        if (s->log)
+            vf_wide_add(&sums, g);
+        else
+            vf_wide_add_product(&sums, g, vf_widen(vf_load(y + i)));
     }
-    double total = vd_sum(&sums);
+    double total = vf_wide_sum(sums);
     for (; i < s->n; i++)
         total += (double)dy[i] * (s->log ? 1 : (double)y[i]);
     const float sum = (float)total, rest = (float)(total - (double)sum); // dy - sum may cancel

@@ -54,6 +54,11 @@ static double sigmoid(double x) { return 1 / (1 + exp(-x)); }
 static double phi(double x) { return 0.5 * erfc(-x * 0.70710678118654752440); } // the normal distribution function
 static double density(double x) { return 0.39894228040143267794 * exp(-0.5 * x * x); }
 
+static inline vf gelu(vf x) {
+    vf bell;
+    return x * vf_phi(x, &bell);
+}
+
 // Both float types, the same words; then the functions whose f32 form is a vector one.
 #define DEFINE_BOTH(name, f32_value, f64_value)                                                                        \
     DEFINE_SCALAR(f32_##name, float, float, f32_value)                                                                 \
@@ -85,7 +90,7 @@ DEFINE_MATH(cos, vf_cos(x), cos(x))
 DEFINE_MATH(tanh, vf_tanh(x), tanh(x))
 DEFINE_MATH(sigmoid, vf_sigmoid(x), sigmoid(x))
 DEFINE_MATH(silu, x *vf_sigmoid(x), x *sigmoid(x))
-DEFINE_MATH(gelu, x *vf_phi(x), x *phi(x))
+DEFINE_MATH(gelu, gelu(x), x *phi(x))
 DEFINE_MATH(erf, vf_erf(x), erf(x))
 DEFINE_MATH(expm1, vf_expm1(x), expm1(x))
 DEFINE_MATH(log1p, vf_log1p(x), log1p(x))
@@ -218,7 +223,11 @@ static double silu_slope_f64(double x) {
     const double s = sigmoid(x);
     return s + x * (s * (1 - s));
 }
-static inline vf gelu_slope(vf x) { return vf_phi(x) + x * (0.398942280f * vf_exp(-0.5f * x * x)); }
+static inline vf gelu_slope(vf x) {
+    vf bell;
+    const vf p = vf_phi(x, &bell);
+    return p + x * (0.398942280f * bell);
+}
 
 DEFINE_BACK_BOTH(neg, -g)
 DEFINE_BACK_BOTH(zero, 0)
