@@ -9,6 +9,8 @@ EXTRA   ?=
 JOBS    ?= $(shell nproc)
 # yes: install missing packages first (scripts/setup.sh). no: leave the system alone.
 SETUP   ?= yes
+# Numbers of threads that `make performance` measures.
+BENCH_THREADS ?= 1,2
 # Names of the tests to run, all by default: make test SPEC="ops test_tensor"
 SPEC    ?=
 ifeq ($(origin CC),default)
@@ -106,12 +108,18 @@ $(foreach isa,$(ISAS),$(eval $(call kernel_rule,$(isa))))
 -include $(OBJECTS:.o=.d) $(BUILD)/runtime/app/main.d $(TESTS:%=%.d)
 
 # Use ------------------------------------------------------------------------
-.PHONY: run bench install uninstall
+.PHONY: run bench performance install uninstall
 run: all ## train a three-level hierarchy on real pictures for five minutes and draw with it
 	$(HDLUA) examples/train_images.lua --data emoji --minutes 5 --out runs/emoji
 
-bench: all ## time the workloads that are compared with PyTorch
+bench: all ## time all workloads, beside PyTorch where it is installed (scripts/bench_peer.sh --install)
 	$(HDLUA) -m bench
+
+# RESUME=--resume goes on with what an interrupted call has measured.
+performance: all ## measure everything in rounds with PyTorch and write docs/PERFORMANCE.md: half an hour of a quiet machine
+	$(HDLUA) -m bench --threads $(BENCH_THREADS) --rounds 3 --gemm kernel,blas --verify --json $(BUILD)/bench.json $(RESUME)
+	$(HDLUA) -m bench --threads $(BENCH_THREADS) --rounds 1 --workload growth --json $(BUILD)/growth.json $(RESUME)
+	$(HDLUA) scripts/performance.lua --bench $(BUILD)/bench.json --growth $(BUILD)/growth.json
 
 install: all ## install under PREFIX (and DESTDIR)
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/lib/hdlua $(DESTDIR)$(PREFIX)/share/hdlua $(DESTDIR)$(PREFIX)/share/doc/hdlua

@@ -33,7 +33,8 @@ local function difference(ours, theirs)
   local worst = 0
   for i, loss in ipairs(theirs) do
     local d = math.abs(ours[i] - loss) / math.abs(loss)
-    if not (d <= worst) then worst = d end
+    if d ~= d or d == math.huge then error(("step %d: losses are %g and %g"):format(i, ours[i], loss), 0) end
+    worst = math.max(worst, d)
   end
   return worst
 end
