@@ -19,7 +19,8 @@ end
 for _, name in ipairs { "cat", "where" } do hd[name] = core.op[name] end
 
 -- Functions that live in Lua files of their own: name -> module that returns them.
-local functions = { stack = "hd.tensor", gradcheck = "hd.gradcheck", load = "hd.file", save = "hd.file" }
+local functions = { stack = "hd.tensor", gradcheck = "hd.gradcheck", load = "hd.file", save = "hd.file",
+  profile = "hd.profile" }
 
 local modules = {
   "args", "check", "data", "file", "guidance", "hierarchy", "image", "nn", "optim", "plot", "preview", "run",

@@ -29,6 +29,12 @@ local rng = {}
 
 ---@class hd.Preview
 
+---@class hd.Profile
+---@field seconds number  wall time; the rows' seconds add up to it
+---@field rows table[]    { name, pass, layer, calls, seconds, processor_seconds, flops, bytes }; pass is "forward",
+--- "backward" or "outside" (of operations: "Lua", "garbage collection", "adam" ...); layer is nil outside of layers;
+--- flops count 2 for each multiply-add of products
+
 ---@class hd.run.Guard
 
 ---@class hd.Run
@@ -557,7 +563,7 @@ function hd.linspace(first, last, n) end
 ---@return table<string, string>|string? metadata  of a .safetensors file
 function hd.load(path) end
 
---- Bytes of native memory held (by tensors above all), waiting for reuse, and held at most so far; bytes of Lua's heap; what `live`, `cached` and `lua` may be together (--memory; without a limit nil); blocks handed out since the start
+--- Bytes of native memory held (by tensors above all), waiting for reuse, and held at most so far; what `live` consists of, and what `peak` did, as {parameters, gradients, activations, optimizer, tensors, workspace}: gradients of parameters and, while backward runs, of what lies between; activations are what backward will read; tensors are all others; workspace is what kernels take while they run, and whatever else is no tensor. Bytes of Lua's heap; what `live`, `cached` and `lua` may be together (--memory; without a limit nil); blocks handed out since the start
 function hd.memory() end
 
 ---@class hd.nn
@@ -1268,6 +1274,19 @@ hd.preview = {}
 ---@return hd.Preview? window  nil where there is none: train on
 ---@return string? reason  why there is none
 function hd.preview.open(options) end
+
+--- Run fn(...) and tell where its time went: by operation, forward and backward apart, and by layer.
+---     local report, loss = hd.profile(step, x)
+---     print(report)
+--- Without fn: `local p <close> = hd.profile()` prints at the end of the block, to stderr; or `p:stop()` gives the
+--- report. For a whole script: `hdlua --profile script.lua`. Time is counted once: a row's seconds leave out what other
+--- rows have, so that all rows add up to the wall time. GFLOP/s count products by the direct formula (2 for each
+--- multiply-add; nothing is deducted for a method that saves some), GB/s the operands of every kernel. `cores` is
+--- processor time over wall time: far below the number of threads where a part of the work is serial.
+---@param fn? fun(...): ...
+---@return hd.Profile report
+---@return any ...  results of fn
+function hd.profile(fn, ...) end
 
 --- Uniform in [0, 1); extents, then {dtype =, rng =}
 ---@param ... any

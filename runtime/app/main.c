@@ -283,6 +283,7 @@ static void print_profile(void) {
     const hd_profile_row *rows = hd_profile_rows(&count);
     fflush(stdout);
     hd_profile_write(stderr, rows, count);
+    hd_profile_write_memory(stderr);
 }
 
 static int run(hd_app *app) {

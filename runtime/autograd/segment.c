@@ -45,8 +45,11 @@ void *hd_segment_recipe(const hd_segment *s) { return s->recipe; }
 // Inputs ---------------------------------------------------------------------------
 
 static void drop_inputs(hd_segment *s) {
-    for (int i = 0; i < s->nin; i++)
+    for (int i = 0; i < s->nin; i++) {
+        if (s->in[i].alias)
+            hd_tensor_unsave(s->in[i].alias);
         hd_tensor_release(s->in[i].alias);
+    }
     hd_free(s->in);
     s->in = NULL;
     s->nin = 0;
@@ -64,6 +67,8 @@ static hd_status keep_inputs(hd_segment *s, int nin, hd_tensor **in) {
         s->in[i].version = in[i]->storage->version;
         s->in[i].wants = in[i]->requires_grad || in[i]->node;
         status = hd_tensor_detach(in[i], &s->in[i].alias);
+        if (status == HD_OK)
+            hd_tensor_save(in[i]);
     }
     if (status != HD_OK)
         drop_inputs(s);

@@ -30,12 +30,25 @@ static void drop(hd_tensor **x) {
     *x = NULL;
 }
 
+// What backward reads counts as activations in hd.memory().
+static hd_status save(const hd_tensor *x, hd_tensor **saved) {
+    HD_CHECK(hd_tensor_detach(x, saved));
+    hd_tensor_save(x);
+    return HD_OK;
+}
+
+static void unsave(hd_tensor **saved) {
+    if (*saved)
+        hd_tensor_unsave(*saved);
+    drop(saved);
+}
+
 void hd_node_drop_saved(hd_node *node) {
     for (int i = 0; i < node->nin; i++)
-        drop(&node->in[i].saved);
+        unsave(&node->in[i].saved);
     for (int i = 0; i < HD_MAX_SAVED; i++)
-        drop(&node->extra[i]);
-    drop(&node->saved_out);
+        unsave(&node->extra[i]);
+    unsave(&node->saved_out);
     drop(&node->dout);
 }
 
@@ -104,22 +117,22 @@ static void remember_input(hd_node *node, int i, hd_tensor *x, bool want) {
 hd_status hd_node_save_inputs(hd_node *node, const hd_op_call *call, int saves) {
     for (int i = 0; i < call->nin; i++)
         if (i < 30 && call->in[i] && (saves >> i & 1))
-            HD_CHECK(hd_tensor_detach(call->in[i], &node->in[i].saved));
+            HD_CHECK(save(call->in[i], &node->in[i].saved));
     return HD_OK;
 }
 
 // What backward reads: `saves` of the op's inputs and of its result.
 static hd_status save_for_backward(hd_node *node, const hd_op_call *call, int saves, hd_tensor *out) {
     HD_CHECK(hd_node_save_inputs(node, call, saves));
-    return saves & HD_SAVE_OUT ? hd_tensor_detach(out, &node->saved_out) : HD_OK;
+    return saves & HD_SAVE_OUT ? save(out, &node->saved_out) : HD_OK;
 }
 
 static void drop_needless(hd_node *node, int saves) {
     for (int i = 0; i < node->nin && i < 30; i++)
         if (!(saves >> i & 1))
-            drop(&node->in[i].saved);
+            unsave(&node->in[i].saved);
     if (!(saves & HD_SAVE_OUT))
-        drop(&node->saved_out);
+        unsave(&node->saved_out);
 }
 
 static hd_status check_inplace(const hd_op *op, const hd_tensor *x) {
@@ -175,6 +188,9 @@ static hd_status run(const hd_op *op, hd_op_call *call, hd_node *node) {
 static hd_status attach(hd_node *node, hd_op_call *call) {
     memcpy(node->extra, call->saved, sizeof node->extra);
     memset(call->saved, 0, sizeof call->saved);
+    for (int i = 0; i < HD_MAX_SAVED; i++)
+        if (node->extra[i])
+            hd_tensor_save(node->extra[i]);
     HD_CHECK(hd_segment_record(node));
     if (node_count++ == 0)
         hd_tensor_on_release_node(hd_node_release);
@@ -398,10 +414,20 @@ static hd_tensor *gradient_so_far(const hd_node *node, int i) {
     return node->in[i].node ? node->in[i].node->dout : NULL;
 }
 
+// What a checkpoint did not keep: its function runs again, as in a forward pass.
+static hd_status recompute(hd_node *node, const hd_sweep_help *help) {
+    const int before = hd_profile_enter("recomputation", HD_OUTSIDE, 0);
+    const hd_memory_kind kind = hd_tensor_set_new_kind(HD_TENSORS);
+    const hd_status status = hd_segment_fill(node, help->run_again, help->context);
+    hd_tensor_set_new_kind(kind);
+    hd_profile_leave(before);
+    return status;
+}
+
 // Run one node's backward rule and hand its results on.
 static hd_status sweep_node(hd_node *node, const call_room *room, const hd_sweep_help *help) {
     if (node->lean)
-        HD_CHECK(hd_segment_fill(node, help->run_again, help->context));
+        HD_CHECK(recompute(node, help));
     HD_CHECK(check_versions(node));
     for (int i = 0; i < node->nin; i++) {
         room->in[i] = node->in[i].saved;
@@ -541,6 +567,7 @@ hd_status hd_tape_backward(hd_tensor *root, hd_tensor *dy, const hd_sweep_help *
     HD_CHECK(check_root(root, dy));
     sweeping = true;
     const int before = hd_profile_enter("graph of backward", HD_OUTSIDE, 0);
+    const hd_memory_kind kind = hd_tensor_set_new_kind(HD_GRADIENTS);
     hd_status status = prepare(root, dy, &p);
     if (may_retry(status, help)) {
         preparation_free(&p);
@@ -549,6 +576,7 @@ hd_status hd_tape_backward(hd_tensor *root, hd_tensor *dy, const hd_sweep_help *
     if (status == HD_OK)
         status = backward(root, &p, help);
     preparation_free(&p);
+    hd_tensor_set_new_kind(kind);
     hd_profile_leave(before);
     sweeping = false;
     return status;

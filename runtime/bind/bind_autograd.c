@@ -15,6 +15,8 @@ static int l_requires_grad_(lua_State *L) {
         return hd_raisef(
             L, "requires_grad_: this tensor is the result of an operation\n  hint: x:detach():requires_grad_()");
     x->requires_grad = on;
+    if (on)
+        hd_tensor_set_kind(x, HD_PARAMETERS);
     lua_settop(L, 1);
     return 1;
 }
@@ -47,8 +49,10 @@ static int l_set_grad(lua_State *L) {
     if (g && (!hd_same_shape(x, g) || x->dtype != g->dtype))
         return hd_raisef(L, "set_grad: gradient does not fit: got %s %s, expected %s %s", hd_dtype_name(g->dtype),
                          hd_tensor_text(g), hd_dtype_name(x->dtype), hd_tensor_text(x));
-    if (g)
+    if (g) {
         hd_tensor_retain(g);
+        hd_tensor_set_kind(g, HD_GRADIENTS);
+    }
     hd_tensor_release(x->grad);
     x->grad = g;
     lua_settop(L, 1);

@@ -95,6 +95,8 @@ static int finish(lua_State *L, hd_status status, hd_tensor **box, const create_
     if (status != HD_OK)
         return hd_raise(L);
     (*box)->requires_grad = o->requires_grad;
+    if (o->requires_grad)
+        hd_tensor_set_kind(*box, HD_PARAMETERS);
     return hd_box_done(L);
 }
 

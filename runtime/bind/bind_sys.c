@@ -62,24 +62,37 @@ static int l_clock(lua_State *L) {
     return 1;
 }
 
-// hd.memory() -> {live, cached, peak, lua, budget, allocations}: bytes of native memory held (by tensors above all),
-// waiting for reuse, and held at most so far; bytes of Lua's heap; what `live`, `cached` and `lua` may be together
-// (--memory; without a limit nil); blocks handed out since the start
+static void set_size(lua_State *L, const char *name, size_t bytes) {
+    lua_pushinteger(L, (lua_Integer)bytes);
+    lua_setfield(L, -2, name);
+}
+
+static void set_kinds(lua_State *L, const char *name, const size_t *kinds) {
+    lua_createtable(L, 0, HD_MEMORY_KINDS);
+    for (int k = 0; k < HD_MEMORY_KINDS; k++)
+        set_size(L, hd_memory_kind_name((hd_memory_kind)k), kinds[k]);
+    lua_setfield(L, -2, name);
+}
+
+// hd.memory() -> {live, cached, peak, kinds, peak_kinds, lua, budget, allocations}: bytes of native memory held (by
+// tensors above all), waiting for reuse, and held at most so far; what `live` consists of, and what `peak` did, as
+// {parameters, gradients, activations, optimizer, tensors, workspace}: gradients of parameters and, while backward
+// runs, of what lies between; activations are what backward will read; tensors are all others; workspace is what
+// kernels take while they run, and whatever else is no tensor. Bytes of Lua's heap; what `live`, `cached` and `lua` may
+// be together (--memory; without a limit nil); blocks handed out since the start
 static int l_memory(lua_State *L) {
     hd_memory_info info;
     hd_memory(&info);
-    lua_createtable(L, 0, 6);
-    const struct {
-        const char *name;
-        size_t value;
-    } fields[] = {{"live", info.live},  {"cached", info.cached}, {"peak", info.peak},
-                  {"lua", info.script}, {"budget", info.budget}, {"allocations", info.allocations}};
-    for (size_t i = 0; i < sizeof fields / sizeof *fields; i++) {
-        if (info.budget == 0 && strcmp(fields[i].name, "budget") == 0)
-            continue;
-        lua_pushinteger(L, (lua_Integer)fields[i].value);
-        lua_setfield(L, -2, fields[i].name);
-    }
+    lua_createtable(L, 0, 8);
+    set_size(L, "live", info.live);
+    set_size(L, "cached", info.cached);
+    set_size(L, "peak", info.peak);
+    set_kinds(L, "kinds", info.kinds);
+    set_kinds(L, "peak_kinds", info.peak_kinds);
+    set_size(L, "lua", info.script);
+    if (info.budget)
+        set_size(L, "budget", info.budget);
+    set_size(L, "allocations", info.allocations);
     return 1;
 }
 
@@ -119,9 +132,12 @@ static int l_set_module_call(lua_State *L) {
     return 0;
 }
 
-// core.keep(x) -> x: scopes leave this tensor alone (parameters, buffers, optimizer state)
+// core.keep(x, of_optimizer) -> x: scopes leave this tensor alone (parameters, buffers, optimizer state)
 static int l_keep(lua_State *L) {
-    hd_check_tensor(L, 1)->kept = true;
+    hd_tensor *x = hd_check_tensor(L, 1);
+    x->kept = true;
+    if (lua_toboolean(L, 2))
+        hd_tensor_set_kind(x, HD_OPTIMIZER);
     lua_settop(L, 1);
     return 1;
 }

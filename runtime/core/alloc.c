@@ -25,7 +25,8 @@ typedef struct block {
     struct block *newer, *older;   // all cached blocks
     size_t bytes;                  // capacity behind the header
     int class;
-    bool joined; // of several mappings, which the kernel does not move as one
+    bool joined;  // of several mappings, which the kernel does not move as one
+    uint8_t kind; // hd_memory_kind
 } block;
 
 // Simulated failure: `left` allocations succeed, then `failing` ones fail. Off: left begins out of reach.
@@ -38,6 +39,7 @@ static struct {
     block *cache[CLASSES];
     block *newest, *oldest;
     size_t live, cached, peak, highest, budget, allocations, wanted; // highest: peak, whatever the user resets
+    size_t kinds[HD_MEMORY_KINDS], peak_kinds[HD_MEMORY_KINDS];
     fault fault;
 } heap = {.lock = PTHREAD_MUTEX_INITIALIZER, .fault = {.left = SIZE_MAX, .begun = SIZE_MAX}};
 
@@ -283,14 +285,21 @@ static block *take_block(size_t bytes) {
     return b ? b : fresh_block(rounded, class);
 }
 
-void *hd_alloc(size_t bytes) {
+static void note_peak(void) {
+    heap.peak = heap.live;
+    memcpy(heap.peak_kinds, heap.kinds, sizeof heap.kinds);
+}
+
+void *hd_alloc_kind(size_t bytes, hd_memory_kind kind) {
     pthread_mutex_lock(&heap.lock);
     block *b = take_block(bytes);
     if (b) {
+        b->kind = (uint8_t)kind;
         heap.live += b->bytes;
+        heap.kinds[kind] += b->bytes;
         heap.allocations++;
         if (heap.live > heap.peak)
-            heap.peak = heap.live;
+            note_peak();
         if (heap.live > heap.highest)
             heap.highest = heap.live;
     } else {
@@ -302,6 +311,30 @@ void *hd_alloc(size_t bytes) {
     char *memory = (char *)b + ALIGN;
     ASAN_POISON_MEMORY_REGION(memory + bytes, b->bytes + PADDING - bytes);
     return memory;
+}
+
+void *hd_alloc(size_t bytes) { return hd_alloc_kind(bytes, HD_WORKSPACE); }
+
+static block *block_of(const void *memory) { return (block *)((char *)(uintptr_t)memory - ALIGN); }
+
+void hd_alloc_move(void *memory, hd_memory_kind from, hd_memory_kind to) {
+    block *b = block_of(memory);
+    if (b->kind != from)
+        return;
+    pthread_mutex_lock(&heap.lock);
+    heap.kinds[from] -= b->bytes;
+    heap.kinds[to] += b->bytes;
+    b->kind = (uint8_t)to;
+    pthread_mutex_unlock(&heap.lock);
+}
+
+hd_memory_kind hd_alloc_kind_of(const void *memory) { return (hd_memory_kind)block_of(memory)->kind; }
+
+const char *hd_memory_kind_name(hd_memory_kind kind) {
+    static const char *const names[] = {
+        [HD_WORKSPACE] = "workspace", [HD_TENSORS] = "tensors",         [HD_PARAMETERS] = "parameters",
+        [HD_GRADIENTS] = "gradients", [HD_ACTIVATIONS] = "activations", [HD_OPTIMIZER] = "optimizer"};
+    return names[kind];
 }
 
 void *hd_calloc(size_t count, size_t size) {
@@ -333,9 +366,10 @@ char *hd_strdup(const char *text) { return hd_strndup(text, strlen(text)); }
 void hd_free(void *memory) {
     if (!memory)
         return;
-    block *b = (block *)((char *)memory - ALIGN);
+    block *b = block_of(memory);
     pthread_mutex_lock(&heap.lock);
     heap.live -= b->bytes;
+    heap.kinds[b->kind] -= b->bytes;
     cache_put(b);
     if (heap.cached > cache_limit(0))
         trim_to(cache_limit(0));
@@ -381,11 +415,13 @@ void hd_memory(hd_memory_info *info) {
                              .budget = heap.budget,
                              .wanted = heap.wanted,
                              .allocations = heap.allocations};
+    memcpy(info->kinds, heap.kinds, sizeof heap.kinds);
+    memcpy(info->peak_kinds, heap.peak_kinds, sizeof heap.peak_kinds);
     pthread_mutex_unlock(&heap.lock);
 }
 
 void hd_memory_reset_peak(void) {
     pthread_mutex_lock(&heap.lock);
-    heap.peak = heap.live;
+    note_peak();
     pthread_mutex_unlock(&heap.lock);
 }

@@ -34,6 +34,7 @@ const hd_profile_row *hd_profile_rows(int *count);
 // Two tables, by operation and by layer: share, seconds, calls, GFLOP/s, GB/s, and cores: processor time over wall
 // time.
 void hd_profile_write(FILE *out, const hd_profile_row *rows, int count);
+void hd_profile_write_memory(FILE *out); // a line: the peak, and what it consisted of
 
 // Inside of operations rows are entered and left in pairs:
 //   const int before = hd_profile_enter("conv2d", HD_FORWARD, layer);

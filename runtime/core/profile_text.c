@@ -1,5 +1,6 @@
 // core/profile_text.c: a profile as text: by operation, by layer.
 #include "core/alloc.h"
+#include "core/holders.h"
 #include "core/profile.h"
 #include "core/threads.h"
 #include <stdlib.h>
@@ -88,10 +89,16 @@ static void write_line(FILE *out, const table *t, const line *l, bool by_layer) 
     if (by_layer)
         fprintf(out, "%10.4f%10.4f", 1e-9 * (double)l->forward, 1e-9 * (double)l->backward);
     else
-        fprintf(out, "%9lld%11.1f", (long long)l->calls, 1e-3 * (double)l->wall / (double)l->calls);
+        fprintf(out, "%9lld%11.1f", (long long)l->calls, 1e-3 * (double)l->wall / (double)(l->calls ? l->calls : 1));
     write_rate(out, l->flops, l->wall);
     write_rate(out, l->bytes, l->wall);
-    fprintf(out, "%7.2f  %s%s\n", (double)l->cpu / (double)(l->wall ? l->wall : 1), l->name, l->detail);
+    // The kernel charges running threads every few milliseconds: of short rows it says nothing.
+    const double cores = (double)l->cpu / (double)(l->wall ? l->wall : 1);
+    if (cores < hd_threads() + 0.1)
+        fprintf(out, "%7.2f", cores);
+    else
+        fprintf(out, "%7s", "");
+    fprintf(out, "  %s%s\n", l->name, l->detail);
 }
 
 static void write_table(FILE *out, const table *t, bool by_layer) {
@@ -116,6 +123,16 @@ static void write_table(FILE *out, const table *t, bool by_layer) {
     snprintf(name, sizeof name, "(%d more, less than 1 %% together)", t->count - n);
     rest.name = name;
     write_line(out, t, &rest, by_layer);
+}
+
+void hd_profile_write_memory(FILE *out) {
+    hd_memory_info info;
+    hd_memory(&info);
+    fprintf(out, "memory: peak %s:", hd_bytes_text(info.peak));
+    for (int k = 0; k < HD_MEMORY_KINDS; k++)
+        fprintf(out, "%s %s %s", k ? "," : "", hd_memory_kind_name((hd_memory_kind)k),
+                hd_bytes_text(info.peak_kinds[k]));
+    fputc('\n', out);
 }
 
 void hd_profile_write(FILE *out, const hd_profile_row *rows, int count) {

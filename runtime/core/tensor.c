@@ -1,15 +1,16 @@
 // core/tensor.c: storages, tensors and views.
 #include "core/tensor.h"
-#include "core/alloc.h"
 #include <assert.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+static hd_memory_kind new_kind = HD_TENSORS;
+
 // A storage's buffer comes from hd_alloc: both back ends there are use it. (A device back end brings its own.)
 static hd_status storage_new(size_t bytes, hd_storage **out) {
     hd_storage *s = hd_alloc(sizeof *s);
-    void *data = s ? hd_alloc(bytes) : NULL;
+    void *data = s ? hd_alloc_kind(bytes, new_kind) : NULL;
     if (!data) {
         hd_free(s);
         *out = NULL;
@@ -25,6 +26,26 @@ static void storage_release(hd_storage *s) {
         return;
     hd_free(s->data);
     hd_free(s);
+}
+
+hd_memory_kind hd_tensor_set_new_kind(hd_memory_kind kind) {
+    const hd_memory_kind before = new_kind;
+    new_kind = kind;
+    return before;
+}
+
+void hd_tensor_set_kind(const hd_tensor *x, hd_memory_kind kind) {
+    hd_alloc_move(x->storage->data, hd_alloc_kind_of(x->storage->data), kind);
+}
+
+void hd_tensor_save(const hd_tensor *x) {
+    if (x->storage->saves++ == 0)
+        hd_alloc_move(x->storage->data, HD_TENSORS, HD_ACTIVATIONS);
+}
+
+void hd_tensor_unsave(const hd_tensor *x) {
+    if (--x->storage->saves == 0)
+        hd_alloc_move(x->storage->data, HD_ACTIVATIONS, HD_TENSORS);
 }
 
 // The autograd layer hands its release function in, so that core needs no header of a layer above.

@@ -5,11 +5,13 @@
 #ifndef HD_TENSOR_H
 #define HD_TENSOR_H
 
+#include "core/alloc.h"
 #include "core/dtype.h"
 #include "core/status.h"
 
 typedef struct hd_storage {
     int refs;
+    int saves; // by how many nodes of the tape it is saved for backward
     void *data;
     size_t bytes;
     uint32_t version; // raised by every in-place change; the tape compares it
@@ -39,6 +41,13 @@ typedef struct hd_tensor {
 } hd_tensor;
 
 hd_tensor *hd_tensor_oldest(void); // the first of all live tensors, NULL: there are none
+
+// What a tensor's memory counts as in hd.memory(). New tensors are of the kind set last (HD_TENSORS at first).
+hd_memory_kind hd_tensor_set_new_kind(hd_memory_kind kind); // returns the kind before
+void hd_tensor_set_kind(const hd_tensor *x, hd_memory_kind kind);
+// A storage counts as an activation while it is saved for backward, unless it is of a kind of its own.
+void hd_tensor_save(const hd_tensor *x);
+void hd_tensor_unsave(const hd_tensor *x);
 
 // How the elements of a new tensor are laid out in memory. Never changes values, order or what the user sees.
 typedef enum {

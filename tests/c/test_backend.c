@@ -2,6 +2,9 @@
 // against `ref`. test_backend_layers.c has the products and layers.
 #include "compare.h"
 
+#include "backend/counted.h"
+#include <stddef.h>
+
 static const hd_dtype all_types[] = {HD_F32, HD_F64, HD_I64, HD_I32, HD_U8, HD_BOOL};
 static const hd_dtype numeric_types[] = {HD_F32, HD_F64, HD_I64};
 
@@ -574,6 +577,17 @@ static void test_lerp_moves_towards_b(void **state) {
             }
 }
 
+// A profile counts every kernel: a new entry of the table needs its line in backend/counted.c.
+static void test_every_entry_is_counted(void **state) {
+    (void)state;
+    const hd_backend real = *hd_be(), counted = *hd_backend_counted(hd_be());
+    const char *a = (const char *)&real, *b = (const char *)&counted;
+    const size_t first = offsetof(hd_backend, copy), step = sizeof real.copy;
+    for (size_t at = first; at < sizeof real; at += step)
+        if (at != offsetof(hd_backend, peak) && memcmp(a + at, b + at, step) == 0)
+            fail_msg("entry %zu behind copy is not counted", (at - first) / step);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         TEST(test_copy_converts_between_all_types),
@@ -604,6 +618,7 @@ int main(void) {
         TEST(test_adam_steps_agree_in_both_forms),
         TEST(test_sgd_steps_agree_with_and_without_momentum),
         TEST(test_lerp_moves_towards_b),
+        TEST(test_every_entry_is_counted),
     };
     hd_threads_init();
     return cmocka_run_group_tests(tests, NULL, NULL);

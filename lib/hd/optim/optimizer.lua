@@ -48,7 +48,7 @@ function Optimizer:setup(params, opts, spec)
 end
 
 -- Zeros like a parameter, in its memory order, that no scope releases.
-local function moment(p) return core.keep(core.zeros_like(p)) end
+local function moment(p) return core.keep(core.zeros_like(p), true) end
 
 --- The state of one parameter, made at its first step: its step count, and a tensor of zeros for each name.
 ---@param p hd.Tensor
