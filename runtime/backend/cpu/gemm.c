@@ -325,6 +325,7 @@ void cpu_pack(float *dst, const float *b, int64_t k, int64_t n, int64_t k_stride
 #define BLOCK_PANELS_WIDE 16        // where there are many tasks: the rows of A are read once
 #define TASKS_WANTED 32             // so that 16 threads share the work evenly
 #define PACK_ROWS 64                // rows of B packed by one task
+#define ADD_ROWS 16                 // rows of C whose parts are added by one task
 #define BLOCK_DEPTH (8 * CPU_DEPTH) // elements of k taken at a time, so that the rows of A stay in the cache
 
 // One product with one B. Rows of A and C are listed, so that batch dimensions that share B are rows like others.
@@ -337,7 +338,14 @@ typedef struct {
     const float *bias; // [n] or NULL
     float *sums;       // [m] of A's rows, or NULL; only where packs_a
     cpu_panels panels;
+    // Where C alone has too few tasks, k is cut too. The first part writes C, part s > 0 writes later[s - 1], which is
+    // dense [m,n] and then [m] for the sums, and these are added in order.
+    int64_t parts, part_depth;
+    float *later;
+    int64_t *later_row; // [m]: i * n
 } gemm;
+
+static float *later_part(const gemm *g, int64_t part) { return g->later + (part - 1) * g->m * (g->n + 1); }
 
 // Whether A is copied block by block, so that its rows are contiguous.
 static bool packs_a(int64_t m, int64_t k, int64_t a_step) { return a_step != 1 && m > TILE_ROWS && k > 1; }
@@ -349,14 +357,11 @@ static void pack_block(float *dst, const gemm *g, int64_t row, int64_t rows, int
         adjacent = adjacent && g->a_row[row + i] == g->a_row[row] + i;
     for (int64_t p = 0; p < depth; p++, dst += BLOCK_ROWS) {
         const float *a = g->a + (k0 + p) * g->a_step;
-        if (adjacent) {
-            for (int64_t i = 0; i < rows; i += 16) // far apart: the processor does not see what comes next
-                __builtin_prefetch(a + 8 * g->a_step + g->a_row[row] + i);
+        if (adjacent)
             memcpy(dst, a + g->a_row[row], (size_t)rows * sizeof(float));
-        } else {
+        else
             for (int64_t i = 0; i < rows; i++)
                 dst[i] = a[g->a_row[row + i]];
-        }
     }
 }
 
@@ -372,23 +377,25 @@ static void add_sums(double *sums, const float *block, int64_t rows, int64_t dep
     }
 }
 
-// Rows row.. of C, panels first..last-1. `block` is room for pack_block, NULL where A is used in place.
-static void gemm_task(const gemm *g, int64_t row, int64_t first, int64_t last, float *block) {
+// One part of k for rows row.. of C, panels first..last-1. `block` is room for pack_block, NULL where A is used in
+// place.
+static void gemm_task(const gemm *g, int64_t part, int64_t row, int64_t first, int64_t last, float *block) {
     static const int64_t packed_row[] = {
 #define R8(i) i, i + 1, i + 2, i + 3, i + 4, i + 5, i + 6, i + 7
         R8(0), R8(8), R8(16), R8(24), R8(32), R8(40), R8(48), R8(56), R8(64), R8(72), R8(80), R8(88)};
+    const int64_t begin = part * g->part_depth, end = cpu_min(g->k, begin + g->part_depth);
     cpu_segment segments[BLOCK_DEPTH / CPU_DEPTH];
-    float *sums_out = first == 0 ? g->sums : NULL;
+    float *sums_out = first > 0 || !g->sums ? NULL : part == 0 ? g->sums : later_part(g, part) + g->m * g->n;
     double sums[BLOCK_ROWS] = {0};
     cpu_product p = {.rows = cpu_min(BLOCK_ROWS, g->m - row),
                      .a_step = g->a_step,
                      .segments = segments,
                      .b = &g->panels,
-                     .c = g->c,
-                     .c_row = g->c_row + row,
-                     .c_step = g->c_step};
-    for (int64_t k0 = 0; k0 == 0 || k0 < g->k; k0 += BLOCK_DEPTH) {
-        const int64_t depth = cpu_min(BLOCK_DEPTH, g->k - k0);
+                     .c = part == 0 ? g->c : later_part(g, part),
+                     .c_row = (part == 0 ? g->c_row : g->later_row) + row,
+                     .c_step = part == 0 ? g->c_step : 1};
+    for (int64_t k0 = begin; k0 == begin || k0 < end; k0 += BLOCK_DEPTH) {
+        const int64_t depth = cpu_min(BLOCK_DEPTH, end - k0);
         p.a = g->a + k0 * g->a_step;
         p.a_row = g->a_row + row;
         if (block) {
@@ -401,12 +408,25 @@ static void gemm_task(const gemm *g, int64_t row, int64_t first, int64_t last, f
         for (int64_t s = 0; s < p.segment_count; s++)
             segments[s] = (cpu_segment){s * CPU_DEPTH * p.a_step, cpu_min(CPU_DEPTH, depth - s * CPU_DEPTH)};
         p.b_first = k0;
-        p.add = k0 > 0;
-        p.bias = p.add ? NULL : g->bias;
+        p.add = k0 > begin;
+        p.bias = k0 == 0 ? g->bias : NULL;
         cpu_product_run(&p, first, last);
     }
     for (int64_t i = 0; sums_out && i < p.rows; i++)
         sums_out[row + i] = (float)sums[i];
+}
+
+// C and the sums of rows row..row+rows-1 += what the later parts of k gave.
+static void add_later(const gemm *g, int64_t row, int64_t rows) {
+    for (int64_t i = row; i < row + rows; i++)
+        for (int64_t part = 1; part < g->parts; part++) {
+            const float *x = later_part(g, part) + i * g->n;
+            float *c = g->c + g->c_row[i];
+            for (int64_t j = 0; j < g->n; j++)
+                c[j * g->c_step] += x[j];
+            if (g->sums)
+                g->sums[i] += later_part(g, part)[g->m * g->n + i];
+        }
 }
 
 static hd_status no_memory(void) { return hd_fail(HD_ENOMEM, "matmul: no memory for the workspace"); }
@@ -429,25 +449,57 @@ static hd_status gemm_pack(gemm *g, float **packed) {
     return HD_OK;
 }
 
-static hd_status gemm_run(gemm *g) {
-    const int64_t row_blocks = cpu_parts(g->m, BLOCK_ROWS), panels = cpu_panel_count(g->n);
-    const int64_t wide = row_blocks < TASKS_WANTED ? BLOCK_PANELS : BLOCK_PANELS_WIDE;
-    const int64_t column_blocks = cpu_parts(panels, wide);
+// Into how many parts k is cut, for so many tasks over C; room for the later ones, to be freed.
+static hd_status gemm_cut(gemm *g, int64_t tasks) {
+    const int64_t blocks = cpu_max(1, cpu_parts(g->k, BLOCK_DEPTH));
+    g->part_depth = cpu_parts(blocks, cpu_min(blocks, cpu_parts(TASKS_WANTED, tasks))) * BLOCK_DEPTH;
+    g->parts = cpu_max(1, cpu_parts(g->k, g->part_depth));
+    if (g->parts == 1)
+        return HD_OK;
+    const size_t rows = sizeof(int64_t) * (size_t)g->m;
+    g->later_row = hd_alloc(rows + sizeof(float) * (size_t)((g->parts - 1) * g->m * (g->n + 1)));
+    if (!g->later_row)
+        return no_memory();
+    g->later = (float *)(g->later_row + g->m);
+    for (int64_t i = 0; i < g->m; i++)
+        g->later_row[i] = i * g->n;
+    return HD_OK;
+}
+
+static hd_status gemm_tasks(const gemm *g, int64_t row_blocks, int64_t column_blocks, int64_t wide) {
     const bool pack_a = packs_a(g->m, g->k, g->a_step);
     bool failed = false;
-    float *packed;
-    HD_CHECK(gemm_pack(g, &packed));
-    CPU_PARALLEL_FOR(task, row_blocks * column_blocks) {
-        const int64_t row = task % row_blocks * BLOCK_ROWS, first = task / row_blocks * wide;
+    CPU_PARALLEL_FOR(task, row_blocks * column_blocks * g->parts) { // neighbours share a part of B
+        const int64_t row = task % row_blocks * BLOCK_ROWS, first = task / row_blocks % column_blocks * wide;
         float *block = pack_a ? hd_alloc(sizeof(float) * BLOCK_ROWS * BLOCK_DEPTH) : NULL;
         if (pack_a && !block)
             __atomic_store_n(&failed, true, __ATOMIC_RELAXED);
         else
-            gemm_task(g, row, first, cpu_min(first + wide, panels), block);
+            gemm_task(g, task / row_blocks / column_blocks, row, first, cpu_min(first + wide, cpu_panel_count(g->n)),
+                      block);
         hd_free(block);
     }
+    if (failed)
+        return no_memory();
+    if (g->parts > 1)
+        CPU_PARALLEL_FOR(i, cpu_parts(g->m, ADD_ROWS))
+    add_later(g, i * ADD_ROWS, cpu_min(ADD_ROWS, g->m - i * ADD_ROWS));
+    return HD_OK;
+}
+
+static hd_status gemm_run(gemm *g) {
+    const int64_t row_blocks = cpu_parts(g->m, BLOCK_ROWS);
+    const int64_t wide = row_blocks < TASKS_WANTED ? BLOCK_PANELS : BLOCK_PANELS_WIDE;
+    const int64_t column_blocks = cpu_parts(cpu_panel_count(g->n), wide);
+    float *packed = NULL;
+    hd_status status = gemm_cut(g, row_blocks * column_blocks);
+    if (status == HD_OK)
+        status = gemm_pack(g, &packed);
+    if (status == HD_OK)
+        status = gemm_tasks(g, row_blocks, column_blocks, wide);
     hd_free(packed);
-    return failed ? no_memory() : HD_OK;
+    hd_free(g->later_row);
+    return status;
 }
 
 // Offset of position i, in row-major order, of dimensions first..last-1.
