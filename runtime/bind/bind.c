@@ -231,17 +231,22 @@ void hd_bind_boxes(lua_State *L) {
 // Lua sees 16 bytes of a tensor, not its megabytes. A full collection runs when live native bytes have grown since the
 // last one by an eighth, but at least by 32 MiB and by eight times Lua's own heap: its cost grows with that heap, and
 // so stays small beside the work that allocated so much. Before a backward sweep a quarter of that is enough: nothing
-// can be collected while it runs, and it is where memory peaks.
+// can be collected while it runs, and it is where memory peaks. Where the forward pass has left more than 64 times
+// Lua's heap, a collection (1.4 ms for each MiB of heap) is nothing beside the sweep, and always runs.
 
-static size_t live_after_collection;
+static size_t live_after_collection, live_after_sweep;
+
+static size_t live_now(void) {
+    hd_memory_info info;
+    hd_memory(&info);
+    return info.live;
+}
 
 static void collect(lua_State *L) {
-    hd_memory_info info;
     const int before = hd_profile_enter("garbage collection", HD_OUTSIDE, 0);
     lua_gc(L, LUA_GCCOLLECT);
     hd_profile_leave(before);
-    hd_memory(&info);
-    live_after_collection = info.live;
+    live_after_collection = live_now();
 }
 
 static size_t larger(size_t a, size_t b) { return a > b ? a : b; }
@@ -249,13 +254,6 @@ static size_t larger(size_t a, size_t b) { return a > b ? a : b; }
 static size_t allowed_growth(lua_State *L) {
     const size_t heap = (size_t)lua_gc(L, LUA_GCCOUNT) * 1024;
     return larger(larger(live_after_collection / 8, (size_t)32 << 20), 8 * heap);
-}
-
-static void collect_after_growth(lua_State *L, int divisor) {
-    hd_memory_info info;
-    hd_memory(&info);
-    if (info.live > live_after_collection + allowed_growth(L) / (size_t)divisor)
-        collect(L);
 }
 
 void hd_reclaim_memory(lua_State *L) {
@@ -279,8 +277,18 @@ hd_status hd_new_tensor(lua_State *L, hd_dtype dtype, int ndim, const int64_t *s
     return HD_RETRY(L, hd_tensor_new(dtype, ndim, shape, layout, out));
 }
 
-void hd_collect_if_due(lua_State *L) { collect_after_growth(L, 1); }
-void hd_collect_before_sweep(lua_State *L) { collect_after_growth(L, 4); }
+void hd_collect_if_due(lua_State *L) {
+    if (live_now() > live_after_collection + allowed_growth(L))
+        collect(L);
+}
+
+void hd_collect_before_sweep(lua_State *L) {
+    const size_t live = live_now(), heap = (size_t)lua_gc(L, LUA_GCCOUNT) * 1024;
+    if (live > live_after_collection + allowed_growth(L) / 4 || live > live_after_sweep + 64 * heap)
+        collect(L);
+}
+
+void hd_note_sweep(void) { live_after_sweep = live_now(); }
 
 // Errors ----------------------------------------------------------------------------
 

@@ -65,6 +65,7 @@ struct hd_op_args;
 int hd_apply(lua_State *L, const struct hd_op *op, int nin, hd_tensor **in, const struct hd_op_args *args);
 void hd_reclaim_memory(lua_State *L);         // a full collection, and the cache goes back to the system
 void hd_collect_before_sweep(lua_State *L);   // as hd_collect_if_due, sooner
+void hd_note_sweep(void);                     // one has ended
 void hd_box_release(lua_State *L, int index); // let a box's tensor go
 int hd_box_collect(lua_State *L);             // its __gc
 void hd_scope_add(lua_State *L);              // the box on top belongs to the open scope, if any

@@ -93,6 +93,7 @@ static int l_backward(lua_State *L) {
     hd_collect_before_sweep(L);
     backward_count++;
     const hd_status status = hd_tape_backward(y, dy, &(hd_sweep_help){reclaim, run_again, L});
+    hd_note_sweep();
     if (lua_gettop(L) > top) // of a checkpoint's function
         return lua_error(L);
     return status == HD_OK && note_value(y) == HD_OK ? 0 : hd_raise(L);
