@@ -63,22 +63,12 @@ static inline void units(const hd_random_args *a, uint64_t block, vf u[4]) {
 
 // Store u[0][l], u[1][l], u[2][l], u[3][l] for l = 0, 1, ...
 static inline void store_blocks(float *y, const vf u[4]) {
-#if VF_LANES == 16
-#define LOW 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23
-#define HIGH 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31
-#elif VF_LANES == 8
-#define LOW 0, 8, 1, 9, 2, 10, 3, 11
-#define HIGH 4, 12, 5, 13, 6, 14, 7, 15
-#else
-#define LOW 0, 4, 1, 5
-#define HIGH 2, 6, 3, 7
-#endif
-    const vf a = __builtin_shufflevector(u[0], u[2], LOW), b = __builtin_shufflevector(u[1], u[3], LOW);
-    const vf c = __builtin_shufflevector(u[0], u[2], HIGH), d = __builtin_shufflevector(u[1], u[3], HIGH);
-    vf_store(y, __builtin_shufflevector(a, b, LOW));
-    vf_store(y + VF_LANES, __builtin_shufflevector(a, b, HIGH));
-    vf_store(y + 2 * VF_LANES, __builtin_shufflevector(c, d, LOW));
-    vf_store(y + 3 * VF_LANES, __builtin_shufflevector(c, d, HIGH));
+    const vf a = vf_riffle_low(u[0], u[2]), b = vf_riffle_low(u[1], u[3]);
+    const vf c = vf_riffle_high(u[0], u[2]), d = vf_riffle_high(u[1], u[3]);
+    vf_store(y, vf_riffle_low(a, b));
+    vf_store(y + VF_LANES, vf_riffle_high(a, b));
+    vf_store(y + 2 * VF_LANES, vf_riffle_low(c, d));
+    vf_store(y + 3 * VF_LANES, vf_riffle_high(c, d));
 }
 
 // cos and sin of 2 pi u for u in [0, 1): exact reduction to an eighth of a turn, then the polynomials of simd.h.

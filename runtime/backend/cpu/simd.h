@@ -128,6 +128,20 @@ static inline vf vf_sqrt(vf x) {
 #endif
 }
 
+// a[0], b[0], a[1], b[1], ... of the lower halves; of the upper halves.
+#if VF_LANES == 16
+#define VF_LOW 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23
+#define VF_HIGH 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31
+#elif VF_LANES == 8
+#define VF_LOW 0, 8, 1, 9, 2, 10, 3, 11
+#define VF_HIGH 4, 12, 5, 13, 6, 14, 7, 15
+#else
+#define VF_LOW 0, 4, 1, 5
+#define VF_HIGH 2, 6, 3, 7
+#endif
+static inline vf vf_riffle_low(vf a, vf b) { return __builtin_shufflevector(a, b, VF_LOW); }
+static inline vf vf_riffle_high(vf a, vf b) { return __builtin_shufflevector(a, b, VF_HIGH); }
+
 static inline bool vi_any(vi mask) {
     int32_t any = 0;
     for (int l = 0; l < VF_LANES; l++)
