@@ -70,7 +70,7 @@ typedef struct { hd_view a, b, c, bias, sums; } hd_matmul_args;
 // y[n,k,oh,ow] = sum_c,r,s x[n,c,oh*stride-pad+r*dil, ...] w[k,c,r,s] + b[k]. w is [k, c/groups, r, s]. 1-D data comes as h = 1.
 // conv: writes y. conv_dx: reads w, y (= dy), writes x (= dx, all of it). conv_dw: reads x, y (= dy), writes w (= dw) and, where b.data
 // is set, b (= db). x and y are normally channels-last; w normally lies in memory as r,s,c,k (k fastest).
-// conv adds `add`, of y's shape (stride 0 where it is repeated), where it is set.
+// conv adds `add`, of y's shape (stride 0 where it is repeated), where it is set; with groups 1 it may be y itself.
 typedef struct {
     hd_view x, w, b, y, add;
     int64_t stride[2], padding[2], dilation[2], groups;

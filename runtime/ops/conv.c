@@ -43,6 +43,20 @@ static hd_status check_options(const hd_op_call *c, const char *where) {
     return HD_OK;
 }
 
+enum { MORE = 4 }; // input of a convolution: channels that count as joined to x
+
+static hd_status check_more(const hd_tensor *x, const hd_tensor *more, int64_t groups, const char *where) {
+    bool fits = more->ndim == x->ndim && groups == 1;
+    for (int d = 0; fits && d < x->ndim; d++)
+        fits = d == 1 || more->shape[d] == x->shape[d];
+    HD_CHECK(hd_check_same_dtype(where, x, "more", more));
+    return fits ? HD_OK
+                : hd_fail(HD_ESHAPE,
+                          "%s: more differs outside the channels, or there are groups: got %s for input %s, groups "
+                          "%lld",
+                          where, hd_tensor_text(more), hd_tensor_text(x), (long long)groups);
+}
+
 static hd_status check_operands(const hd_op_call *c, const char *where, bool transposed) {
     const hd_tensor *x = c->in[0], *w = c->in[1], *b = c->in[2];
     const int64_t groups = c->args->groups;
@@ -54,7 +68,10 @@ static hd_status check_operands(const hd_op_call *c, const char *where, bool tra
     HD_CHECK(check_options(c, where));
     const int64_t channels = transposed ? w->shape[0] : w->shape[1] * groups;
     const int64_t filters = transposed ? w->shape[1] * groups : w->shape[0];
-    if (x->shape[1] != channels)
+    const hd_tensor *more = transposed ? NULL : c->in[MORE];
+    if (more)
+        HD_CHECK(check_more(x, more, groups, where));
+    if (x->shape[1] + (more ? more->shape[1] : 0) != channels)
         return hd_fail(HD_ESHAPE,
                        "%s: channel count differs: got input %s (%lld channels), expected %lld from weight %s%s", where,
                        hd_tensor_text(x), (long long)x->shape[1], (long long)channels, hd_tensor_text(w),
@@ -150,40 +167,83 @@ static hd_status view_of_add(const hd_op_call *c, const char *where, hd_view *vi
     return HD_OK;
 }
 
+// The part of the weight that meets `count` input channels from `first` on.
+static hd_view weight_part(const hd_tensor *w, int64_t first, int64_t count) {
+    hd_view v = hd_view_as_2d(w);
+    v.data = (char *)v.data + first * v.strides[1] * (int64_t)hd_dtype_size(v.dtype);
+    v.shape[1] = count;
+    return v;
+}
+
 hd_status hd_conv_forward(hd_op_call *c) {
     const char *where = conv_name(c, false);
+    const hd_tensor *x = c->in[0], *w = c->in[1];
     int64_t extents[2];
     HD_CHECK(check_operands(c, where, false));
     HD_CHECK(conv_extents(c, where, extents));
-    HD_CHECK(new_activation(c->in[0], c->in[1]->shape[0], extents, &c->out));
-    c->saves = (c->want[0] ? 2 : 0) | (c->want[1] ? 1 : 0);
+    HD_CHECK(new_activation(x, w->shape[0], extents, &c->out));
+    c->saves = (c->want[0] || c->want[MORE] ? 1 << 1 : 0) | (c->want[1] ? 1 << 0 | 1 << MORE : 0);
     hd_conv_args k = kernel_args(c);
-    k.w = hd_view_as_2d(c->in[1]);
+    k.w = c->in[MORE] ? weight_part(w, 0, x->shape[1]) : hd_view_as_2d(w);
     k.b = hd_tensor_as_view(c->in[2]);
     k.y = hd_view_as_2d(c->out);
     HD_CHECK(view_of_add(c, where, &k.add));
-    return run_kernel(hd_be()->conv, k, c->in[0], NULL);
+    HD_CHECK(run_kernel(hd_be()->conv, k, c->in[0], NULL));
+    if (!c->in[MORE])
+        return HD_OK;
+    k.w = weight_part(w, x->shape[1], c->in[MORE]->shape[1]);
+    k.b = (hd_view){0};
+    k.add = k.y;
+    return run_kernel(hd_be()->conv, k, c->in[MORE], NULL);
+}
+
+// The two inputs whose channels the weight meets: x and, where there is one, `more`.
+static int inputs_of(const hd_op_call *c, int at[2]) {
+    at[0] = 0, at[1] = MORE;
+    return c->in_ndim[MORE] < 0 ? 1 : 2;
+}
+
+static hd_status conv_backward_inputs(hd_op_call *c, hd_conv_args k) {
+    int at[2];
+    int64_t first = 0;
+    for (int i = 0, n = inputs_of(c, at); i < n; i++) {
+        const int64_t *shape = c->in_shape[at[i]];
+        if (c->want[at[i]]) {
+            HD_CHECK(hd_tensor_new(c->dout->dtype, c->in_ndim[0], shape, HD_CHANNELS_LAST, &c->din[at[i]]));
+            k.x = hd_view_as_2d(c->din[at[i]]);
+            k.w = n > 1 ? weight_part(c->in[1], first, shape[1]) : hd_view_as_2d(c->in[1]);
+            HD_CHECK(run_kernel(hd_be()->conv_dx, k, NULL, c->dout));
+        }
+        first += shape[1];
+    }
+    return HD_OK;
+}
+
+// The weight's gradient into din[1] and, with the first input, the bias's into din[2] where it is there.
+static hd_status conv_backward_weight(hd_op_call *c, hd_conv_args k) {
+    int at[2];
+    int64_t first = 0;
+    HD_CHECK(hd_conv_weight_new(c->dout->dtype, c->in_ndim[1], c->in_shape[1], &c->din[1]));
+    for (int i = 0, n = inputs_of(c, at); i < n; i++) {
+        const int64_t channels = c->in_shape[at[i]][1];
+        k.w = n > 1 ? weight_part(c->din[1], first, channels) : hd_view_as_2d(c->din[1]);
+        k.b = hd_tensor_as_view(i == 0 ? c->din[2] : NULL);
+        HD_CHECK(run_kernel(hd_be()->conv_dw, k, c->in[at[i]], c->dout));
+        first += channels;
+    }
+    return HD_OK;
 }
 
 hd_status hd_conv_backward(hd_op_call *c) {
-    hd_conv_args k = kernel_args(c);
-    if (c->want[0]) {
-        HD_CHECK(hd_tensor_new(c->dout->dtype, c->in_ndim[0], c->in_shape[0], HD_CHANNELS_LAST, &c->din[0]));
-        k.x = hd_view_as_2d(c->din[0]);
-        k.w = hd_view_as_2d(c->in[1]);
-        HD_CHECK(run_kernel(hd_be()->conv_dx, k, NULL, c->dout));
-    }
+    const hd_conv_args k = kernel_args(c);
+    HD_CHECK(conv_backward_inputs(c, k));
     if (c->want[3])
         HD_CHECK(hd_do_sum_to(c->dout, c->in_ndim[3], c->in_shape[3], &c->din[3]));
     const bool bias = c->want[2];
     if (bias)
         HD_CHECK(hd_tensor_new(c->dout->dtype, 1, c->in_shape[2], HD_ROW_MAJOR, &c->din[2]));
-    if (c->want[1]) {
-        HD_CHECK(hd_conv_weight_new(c->dout->dtype, c->in_ndim[1], c->in_shape[1], &c->din[1]));
-        k.w = hd_view_as_2d(c->din[1]);
-        k.b = hd_tensor_as_view(bias ? c->din[2] : NULL);
-        return run_kernel(hd_be()->conv_dw, k, c->in[0], c->dout);
-    }
+    if (c->want[1])
+        return conv_backward_weight(c, k);
     if (bias) { // a trained bias on a frozen weight: the sum over images and positions
         hd_tensor *sum;
         const bool reduced[4] = {true, false, true, true};

@@ -83,10 +83,13 @@ end
 ---@field bias? hd.Tensor   [out_channels]
 local Conv1d = conv_class("Conv1d", 1)
 
----@param x hd.Tensor     [n, in_channels, t]
----@param add? hd.Tensor  added to the result in the same pass: its shape, or 1 where it is repeated
----@return hd.Tensor      [n, out_channels, t']
-function Conv1d:forward(x, add) return core.op.conv1d(x, self.weight, self.bias, add, self.options) end
+---@param x hd.Tensor      [n, in_channels, t]
+---@param add? hd.Tensor   added to the result in the same pass: its shape, or 1 where it is repeated
+---@param more? hd.Tensor  the last of in_channels, where x has the others alone: as hd.cat({ x, more }, 2), without it
+---@return hd.Tensor       [n, out_channels, t']
+function Conv1d:forward(x, add, more)
+  return core.op.conv1d(x, self.weight, self.bias, add, more, self.options)
+end
 
 --- Convolution of images [n, c, h, w]: `nn.Conv2d(64, 128, 3, {stride = 2, padding = 1})`.
 ---@class hd.nn.Conv2d : hd.nn.Module
@@ -94,10 +97,13 @@ function Conv1d:forward(x, add) return core.op.conv1d(x, self.weight, self.bias,
 ---@field bias? hd.Tensor   [out_channels]
 local Conv2d = conv_class("Conv2d", 2)
 
----@param x hd.Tensor     [n, in_channels, h, w]
----@param add? hd.Tensor  added to the result in the same pass: its shape, or 1 where it is repeated
----@return hd.Tensor      [n, out_channels, h', w']
-function Conv2d:forward(x, add) return core.op.conv2d(x, self.weight, self.bias, add, self.options) end
+---@param x hd.Tensor      [n, in_channels, h, w]
+---@param add? hd.Tensor   added to the result in the same pass: its shape, or 1 where it is repeated
+---@param more? hd.Tensor  the last of in_channels, where x has the others alone: as hd.cat({ x, more }, 2), without it
+---@return hd.Tensor       [n, out_channels, h', w']
+function Conv2d:forward(x, add, more)
+  return core.op.conv2d(x, self.weight, self.bias, add, more, self.options)
+end
 
 --- Transposed convolution of signals [n, c, t].
 ---@class hd.nn.ConvTranspose1d : hd.nn.Module

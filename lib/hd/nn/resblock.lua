@@ -69,15 +69,10 @@ local function modulated(self, h, e)
   return self.activation and self.activation(h) or core.op.silu(h)
 end
 
--- What the second convolution's result is added to. The channels of x and skip are not joined for it: the shortcut of
--- both is the sum of their shortcuts.
+-- What the second convolution's result is added to.
 local function shortcut(self, x, skip)
-  local layer = self.conv_shortcut
-  if not skip then return layer and layer(x) or x end
-  if not layer then return core.op.cat({ x, skip }, 2) end
-  local convolve, c = self.dims == 1 and core.op.conv1d or core.op.conv2d, x:size(2)
-  local y = convolve(x, layer.weight:narrow(2, 1, c), layer.bias)
-  return convolve(skip, layer.weight:narrow(2, c + 1, skip:size(2)), nil, y)
+  if self.conv_shortcut then return self.conv_shortcut(x, nil, skip) end
+  return skip and core.op.cat({ x, skip }, 2) or x
 end
 
 --- Time and input are added by the convolutions themselves.

@@ -121,6 +121,7 @@ typedef struct {
     int64_t in_stride, out_stride, group_stride; // of the weights: along in, along outs, from group to group
     int64_t groups;
     const float *bias; // dense, or NULL
+    bool add;          // to out, instead of writing it; not depthwise
     bool dots;         // few outputs: inner products along the channels instead of tiles
     bool depthwise;    // one channel and one output in each group, neighbours in memory: all groups at once
     // Set by shift_run:
@@ -232,7 +233,8 @@ static void shift_block(const shift *s, const conv_block *block, int64_t first, 
                                .c = (float *)out->data + g * s->outs * out->strides[1],
                                .c_row = c_row,
                                .c_step = out->strides[1],
-                               .bias = s->bias ? s->bias + g * s->outs : NULL};
+                               .bias = s->bias ? s->bias + g * s->outs : NULL,
+                               .add = s->add};
         if (s->dots)
             cpu_dots_run(&p);
         else
@@ -319,7 +321,8 @@ static hd_status conv_shift(const hd_conv_args *a, const float *bias) {
                .out_stride = a->w.strides[0],
                .group_stride = a->w.shape[0] / a->groups * a->w.strides[0],
                .groups = a->groups,
-               .bias = bias};
+               .bias = bias,
+               .add = a->add.data};
     int64_t *taps;
     HD_CHECK(alloc_taps(&s, &taps));
     for (int d = 0; d < 2; d++)
@@ -398,9 +401,11 @@ static const wino_form *winograd_form(const hd_conv_args *a, const hd_view *tile
     return NULL;
 }
 
-// Is a->add added where the results are written?
+// Is a->add added where the results are written? Shifted products add to y alone.
 static bool adds_itself(const hd_conv_args *a) {
-    return a->add.strides[1] == 1 && a->y.dtype == HD_F32 && winograd_form(a, &a->y);
+    if (a->y.dtype == HD_F64)
+        return true;
+    return winograd_form(a, &a->y) ? a->add.strides[1] == 1 : a->add.data == a->y.data;
 }
 
 static hd_status conv_f32(const hd_conv_args *a, const float *bias) {

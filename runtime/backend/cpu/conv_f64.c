@@ -20,6 +20,7 @@ static int64_t output_of(const hd_conv_args *a, int d, int64_t i, int64_t r) {
 static double output_pixel(const hd_conv_args *a, int64_t n, int64_t k, int64_t oy, int64_t ox) {
     const int64_t in = a->w.shape[1], c0 = k / (a->w.shape[0] / a->groups) * in;
     double sum = a->b.data ? ((const double *)a->b.data)[k * a->b.strides[0]] : 0;
+    sum += a->add.data ? AT(a->add, n, k, oy, ox) : 0;
     for (int64_t r = 0; r < a->w.shape[2]; r++)
         for (int64_t s = 0; s < a->w.shape[3]; s++) {
             const int64_t y = source_of(a, 0, oy, r), x = source_of(a, 1, ox, s);
