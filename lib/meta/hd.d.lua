@@ -917,23 +917,25 @@ function hd.nn.functional.avg_pool2d(x, kernel, stride, padding) end
 ---@return hd.Tensor
 function hd.nn.functional.batch_norm(x, running_mean, running_var, weight, bias, opts) end
 
---- Cross-correlation of x [n,c,w] with weight [k,c/groups,s], plus bias [k], plus add, repeated to the result's shape
+--- Cross-correlation of x [n,c,w] with weight [k,c/groups,s], plus bias [k], plus add, repeated to the result's shape; more [n,c',w]: further channels, as if joined to x
 ---@param x hd.Tensor
 ---@param weight hd.Tensor
 ---@param bias? hd.Tensor
 ---@param add? hd.Tensor
+---@param more? hd.Tensor
 ---@param opts? table  {stride =, padding =, dilation =, groups =}
 ---@return hd.Tensor
-function hd.nn.functional.conv1d(x, weight, bias, add, opts) end
+function hd.nn.functional.conv1d(x, weight, bias, add, more, opts) end
 
---- Cross-correlation of x [n,c,h,w] with weight [k,c/groups,r,s], plus bias [k], plus add (a residual, or [n,k,1,1]), repeated to the result's shape
+--- Cross-correlation of x [n,c,h,w] with weight [k,c/groups,r,s], plus bias [k], plus add (a residual, or [n,k,1,1]), repeated to the result's shape; more [n,c',h,w]: further channels, as if joined to x
 ---@param x hd.Tensor
 ---@param weight hd.Tensor
 ---@param bias? hd.Tensor
 ---@param add? hd.Tensor
+---@param more? hd.Tensor
 ---@param opts? table  {stride =, padding =, dilation =, groups =}
 ---@return hd.Tensor
-function hd.nn.functional.conv2d(x, weight, bias, add, opts) end
+function hd.nn.functional.conv2d(x, weight, bias, add, more, opts) end
 
 --- Transposed convolution of x [n,c,w] with weight [c,k/groups,s]
 ---@param x hd.Tensor
