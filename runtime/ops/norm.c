@@ -158,20 +158,29 @@ static hd_status check_affine(const char *where, const hd_tensor *x, const hd_te
 // Group norm ---------------------------------------------------------------------------------------------------------
 
 // The two inputs x and `more` (absent: NULL) count as joined along the channels. Groups are normalised where they lie;
-// the one that lies in both, if any, in a copy of its few channels.
+// where one lies in both, it is, with some neighbours so that all runs are whole vectors, in a copy.
 enum { X, MORE, BOTH };
 static const int place_of[] = {[X] = 0, [MORE] = 3}; // among the op's inputs
+#define VECTOR 16                                    // channels of the widest vector
 
 typedef struct {
-    int64_t channels, width; // of x and more together; of a group
-    int64_t own, shared;     // channels of x, and of x in the group that lies in both
+    int64_t channels, own; // of x and more together, and of x
+    int64_t first, both;   // channels in the copy: the first, and how many
     hd_tensor *x[3], *dx[3], *add[3];
 } joined;
 
 static joined join(const hd_op_call *c, const int64_t *x_shape, const int64_t *more_shape) {
     joined j = {.own = x_shape[1], .channels = x_shape[1] + (more_shape ? more_shape[1] : 0)};
-    j.width = j.channels / c->args->groups;
-    j.shared = more_shape ? j.own % j.width : 0;
+    const int64_t width = j.channels / c->args->groups;
+    int64_t step = width;
+    if (!more_shape || j.own % width == 0)
+        return j;
+    while (step % VECTOR != 0)
+        step += width;
+    if (j.own / step * step + step > j.channels)
+        step = width;
+    j.first = j.own / step * step;
+    j.both = step;
     return j;
 }
 
@@ -183,42 +192,48 @@ static void joined_free(joined *j) {
     }
 }
 
-// The channels of a in the group that lies in both, and those of b.
-static hd_view tail_of(const joined *j, const hd_tensor *a) {
-    return slice(as_ncp(a), 1, j->own - j->shared, j->shared);
+// The two parts of the copy: in it, and where they come from: a (x, or what belongs to it) and b (more).
+static void parts_of(const joined *j, const hd_tensor *both, const hd_tensor *a, const hd_tensor *b, hd_view in[2],
+                     hd_view from[2]) {
+    const int64_t shared = j->own - j->first;
+    in[0] = slice(as_ncp(both), 1, 0, shared);
+    in[1] = slice(as_ncp(both), 1, shared, j->both - shared);
+    from[0] = slice(as_ncp(a), 1, j->first, shared);
+    from[1] = slice(as_ncp(b), 1, 0, j->both - shared);
 }
-static hd_view head_of(const joined *j, const hd_tensor *b) { return slice(as_ncp(b), 1, 0, j->width - j->shared); }
 
-// The group that lies in both as one tensor [n, width, p], from a (x's) and b (more's); zeros for one that is NULL.
+// A new copy [n, channels, p] from a and b; zeros for one that is NULL.
 static hd_status gather(const joined *j, const hd_tensor *a, const hd_tensor *b, hd_tensor **both) {
-    const hd_view from[] = {tail_of(j, a), head_of(j, b)}, any = a ? from[0] : from[1];
-    HD_CHECK(hd_tensor_new(any.dtype, 3, (int64_t[]){any.shape[0], j->width, any.shape[2]}, HD_CHANNELS_LAST, both));
-    const hd_view to[] = {slice(as_ncp(*both), 1, 0, j->shared),
-                          slice(as_ncp(*both), 1, j->shared, j->width - j->shared)};
+    const hd_view any = as_ncp(a ? a : b);
+    hd_view in[2], from[2];
+    HD_CHECK(hd_tensor_new(any.dtype, 3, (int64_t[]){any.shape[0], j->both, any.shape[2]}, HD_CHANNELS_LAST, both));
+    parts_of(j, *both, a, b, in, from);
     for (int i = 0; i < 2; i++)
-        HD_CHECK(from[i].data ? hd_be()->copy(&(hd_copy_args){from[i], to[i]})
-                              : hd_be()->fill(&(hd_fill_args){to[i], 0}));
+        HD_CHECK(from[i].data ? hd_be()->copy(&(hd_copy_args){from[i], in[i]})
+                              : hd_be()->fill(&(hd_fill_args){in[i], 0}));
     return HD_OK;
 }
 
 // And back, to those of a and b that are not NULL.
 static hd_status scatter(const joined *j, const hd_tensor *both, const hd_tensor *a, const hd_tensor *b) {
-    if (a)
-        HD_CHECK(hd_be()->copy(&(hd_copy_args){slice(as_ncp(both), 1, 0, j->shared), tail_of(j, a)}));
-    return b ? hd_be()->copy(&(hd_copy_args){slice(as_ncp(both), 1, j->shared, j->width - j->shared), head_of(j, b)})
-             : HD_OK;
+    hd_view in[2], to[2];
+    parts_of(j, both, a, b, in, to);
+    for (int i = 0; i < 2; i++)
+        if (to[i].data)
+            HD_CHECK(hd_be()->copy(&(hd_copy_args){in[i], to[i]}));
+    return HD_OK;
 }
 
-// The runs of whole groups: those of x, the one that lies in both, those of `more`. Returns how many.
+// The runs of whole groups: those of x, those of `more`, those in the copy. Returns how many.
 static int runs_of(const joined *j, run *runs) {
-    const int64_t before = j->own - j->shared, after = j->shared ? before + j->width : j->own;
+    const int64_t end = j->both ? j->first : j->own, begin = j->both ? j->first + j->both : j->own;
     const struct {
         int64_t first, end, origin; // channels of all, and where the tensor begins among them
-    } extent[] = {{0, before, 0}, {after, j->channels, j->own}, {before, after, before}};
+    } extent[] = {[X] = {0, end, 0}, [MORE] = {begin, j->channels, j->own}, [BOTH] = {end, begin, end}};
     int count = 0;
     for (int i = 0; i < 3; i++) {
         const int64_t at = extent[i].first - extent[i].origin, channels = extent[i].end - extent[i].first;
-        if (channels > 0 && j->x[i])
+        if (channels > 0)
             runs[count++] = (run){slice(as_ncp(j->x[i]), 1, at, channels), slice(as_ncp(j->dx[i]), 1, at, channels),
                                   slice(as_ncp(j->add[i]), 1, at, channels), extent[i].first};
     }
@@ -229,7 +244,7 @@ static hd_status take_inputs(const hd_op_call *c, joined *j) {
     HD_CHECK(dense_input(c->in[0], &j->x[X]));
     if (c->in[3])
         HD_CHECK(dense_input(c->in[3], &j->x[MORE]));
-    return j->shared ? gather(j, j->x[X], j->x[MORE], &j->x[BOTH]) : HD_OK;
+    return j->both ? gather(j, j->x[X], j->x[MORE], &j->x[BOTH]) : HD_OK;
 }
 
 static hd_status check_group_norm(const hd_op_call *c) {
@@ -281,7 +296,7 @@ static hd_status make_gradients(hd_op_call *c, joined *j) {
         if (is_ncp(c->so_far[at]))
             j->add[i] = hd_tensor_retain(c->so_far[at]);
     }
-    if (!j->shared || !(j->dx[X] || j->dx[MORE]))
+    if (!j->both || !(j->dx[X] || j->dx[MORE]))
         return HD_OK;
     HD_CHECK(hd_tensor_new_like(j->x[BOTH], j->x[BOTH]->dtype, &j->dx[BOTH]));
     return j->add[X] || j->add[MORE] ? gather(j, j->add[X], j->add[MORE], &j->add[BOTH]) : HD_OK;

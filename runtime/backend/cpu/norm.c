@@ -32,10 +32,12 @@ static inline vf silu_slope(vf z) {
 
 static int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
 
-// Channels of one block: whole groups, 64 or more.
+// Channels of one block: whole groups and whole vectors, 64 or more.
 static int64_t channel_block(int64_t c, int64_t groups) {
-    const int64_t width = c / groups, want = (64 + width - 1) / width * width;
-    return min64(want, c);
+    int64_t step = c / groups;
+    while (step % VF_LANES != 0)
+        step += c / groups;
+    return min64((64 + step - 1) / step * step, c);
 }
 
 static float channel_weight(const hd_view *v, int64_t c, float absent) {
@@ -584,7 +586,7 @@ static bool channels_fastest(const hd_view *v) { return !v->data || v->shape[1] 
 static bool dense_vector(const hd_view *v) { return !v->data || v->shape[0] == 1 || v->strides[0] == 1; }
 static bool vectors_pay(const hd_view *x, int64_t groups) {
     const int64_t c = x->shape[1], p = x->shape[2];
-    return x->dtype == HD_F32 && c / groups * p >= SMALLEST && (p == 1 || c >= VF_LANES / 2);
+    return x->dtype == HD_F32 && c / groups * p >= SMALLEST && (p == 1 || c > 1);
 }
 
 hd_status cpu_norm(const hd_norm_args *a) {

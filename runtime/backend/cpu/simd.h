@@ -34,11 +34,21 @@ static inline vi vi_set(int32_t a) { return a - (vi){0}; }
 
 // The first n < VF_LANES elements; the other lanes are 0.
 static inline vf vf_load_part(const float *p, int64_t n) {
+#ifdef __AVX512F__
+    return (vf)_mm512_maskz_loadu_ps((__mmask16)((1u << n) - 1), p);
+#else
     vf v = {0};
     memcpy(&v, p, (size_t)n * sizeof(float));
     return v;
+#endif
 }
-static inline void vf_store_part(float *p, vf v, int64_t n) { memcpy(p, &v, (size_t)n * sizeof(float)); }
+static inline void vf_store_part(float *p, vf v, int64_t n) {
+#ifdef __AVX512F__
+    _mm512_mask_storeu_ps(p, (__mmask16)((1u << n) - 1), (__m512)v);
+#else
+    memcpy(p, &v, (size_t)n * sizeof(float));
+#endif
+}
 static inline vf vf_load_n(const float *p, int64_t n) { return n == VF_LANES ? vf_load(p) : vf_load_part(p, n); }
 static inline void vf_store_n(float *p, vf v, int64_t n) {
     if (n == VF_LANES)
