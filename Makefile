@@ -188,8 +188,8 @@ SYSROOT := $(abspath $(BUILD)-neon/sysroot)
 .PHONY: test-neon
 test-neon: $(SYSROOT) ## the tests of the operations with the NEON build, under qemu
 	@export PKG_CONFIG_SYSROOT_DIR=$< PKG_CONFIG_LIBDIR=$</usr/lib/aarch64-linux-gnu/pkgconfig:$</usr/share/pkgconfig; \
-	  HDLUA_BRIEF=1 HDLUA_UNDER="qemu-aarch64 -cpu cortex-a72 -L $<" $(MAKE) SETUP=no CC=aarch64-linux-gnu-gcc \
-	    BUILD=$(BUILD)-neon EXTRA=--sysroot=$< SPEC="$(or $(SPEC),ops nn test_backend test_backend_layers)" test
+	  HDLUA_BRIEF=1 OMP_WAIT_POLICY=passive HDLUA_UNDER="qemu-aarch64 -cpu cortex-a72 -L $<" $(MAKE) SETUP=no CC=aarch64-linux-gnu-gcc \
+	    BUILD=$(BUILD)-neon EXTRA=--sysroot=$< SPEC="$(or $(SPEC),test_backend test_backend_layers builds ops nn)" test
 
 $(SYSROOT):
 	sh scripts/sysroot.sh $@.part

@@ -37,7 +37,8 @@ run() {
     *_spec.lua) set -- "$HDLUA" tests/run.lua -o plainTerminal "$1" ;;
     */fuzz/*) set -- sh tests/fuzz/run.sh "$1" ;;
     esac
-    CMOCKA_MESSAGE_OUTPUT=TAP timeout -k 5 "${HDLUA_LONG:+3}600" $HDLUA_UNDER "$@" >"$log" 2>&1 </dev/null
+    slow=$HDLUA_LONG$HDLUA_UNDER
+    CMOCKA_MESSAGE_OUTPUT=TAP timeout -k 5 "${slow:+3}600" $HDLUA_UNDER "$@" >"$log" 2>&1 </dev/null
     status=$?
     sums=$(sed -n 's|^\([0-9]*\) success[es]* / \([0-9]*\) failures* / \([0-9]*\) errors* / .*|\1 \2 \3|p' "$log" | tail -n 1)
     # shellcheck disable=SC2086

@@ -283,7 +283,7 @@ static void check_attention(int i, hd_dtype type, layout how, double scale) {
     // differences: at the usual scale 6.1e-7 is measured over 257 keys, more where weights are nearly one or zero.
     const double sharpness = fmax(1, scale * sqrt(d));
     const limits forward = {5e-7 * sharpness, 1e-13 * sharpness, 0};
-    const limits gradient = {(sharpness > 1 ? 2e-6 : 8e-7) * sharpness, 1e-13 * sharpness, tk > 1 ? 0 : 1};
+    const limits gradient = {(sharpness > 1 || tk == 1 ? 2e-6 : 8e-7) * sharpness, 1e-13 * sharpness, tk > 1 ? 0 : 1};
     begin("tq %d, tk %d, d %d, e %d, scale %g, %s", tq, tk, d, e, scale, layout_names[how]);
     hd_attention_args a = {.q = make(type, how, ANY, SHAPE(n, h, tq, d)),
                            .k = make(type, how, ANY, SHAPE(n, h, tk, d)),

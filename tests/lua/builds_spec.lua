@@ -1,7 +1,8 @@
 -- Every build of the kernels that this processor runs, with both ways to compute products, keeps the limits of error
 -- and gives the same bits on any number of threads: builds.lua says what is looked at.
 
-local hdlua = assert(os.getenv "HDLUA", "HDLUA is not set: run by tests/run.sh")
+local program = assert(os.getenv "HDLUA", "HDLUA is not set: run by tests/run.sh")
+local hdlua = (os.getenv "HDLUA_UNDER" or "") .. " " .. program
 
 local function output_of(command)
   local pipe <close> = io.popen(command .. " 2>&1")

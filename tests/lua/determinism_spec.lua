@@ -45,9 +45,14 @@ local function evaluate(f, x, layout, weights)
   return out
 end
 
+-- With HDLUA_GEMM=blas the last bits depend on memory order and on the size of the batch (OpenBLAS chooses its kernels
+-- by them), on threads never.
+local blas = os.getenv "HDLUA_GEMM" == "blas"
+
 local function same_in_every_layout(f, x, weights)
   local expected
   for _, layout in ipairs(NAMES) do
+    if blas then expected = nil end
     for _, threads in ipairs { 1, 3 } do
       local found = with_threads(threads, function() return evaluate(f, x, layout, weights or {}) end)
       expected = expected or found
@@ -136,6 +141,7 @@ describe("a sample", function()
     return models
   end
 
+  local NEAR = blas and 1e-3 or 1e-5 -- networks with random weights enlarge what rounding leaves
   local function distance(a, b) return (a - b):norm():item() / b:norm():item() end
 
   local SAMPLERS = {
@@ -165,10 +171,10 @@ describe("a sample", function()
         for _, n in ipairs { 1, 3, 16 } do
           local y, same = draw(n)
           for i, z in ipairs(same) do assert.is_true(z:equal(noise[i]:narrow(1, 1, n))) end
-          assert.is_true(distance(y, all:narrow(1, 1, n)) < 1e-5)
+          assert.is_true(distance(y, all:narrow(1, 1, n)) < NEAR)
         end
-        assert.is_true(distance(draw(3, 7), all:narrow(1, 7, 3)) < 1e-5)
-        assert.is_true(distance(draw(16, 1, 5), all) < 1e-5)
+        assert.is_true(distance(draw(3, 7), all:narrow(1, 7, 3)) < NEAR)
+        assert.is_true(distance(draw(16, 1, 5), all) < NEAR)
       end)
     end
   end

@@ -22,7 +22,9 @@ const char *hd_blas_core(void);    // the kernels in use: "SkylakeX", "Zen" ...
 const char *hd_blas_version(void); // "0.3.21"
 
 // Whether products go to OpenBLAS: HDLUA_GEMM=blas. Otherwise (HDLUA_GEMM=kernel or unset) to the tiles of gemm.c,
-// which are as fast and do not depend on which OpenBLAS is installed.
+// which are as fast and do not depend on which OpenBLAS is installed. OpenBLAS chooses its kernels by the sizes and
+// strides of a product, so the last bits then depend on memory order and on the size of a batch too, though never on
+// threads.
 bool hd_gemm_uses_blas(void);
 
 #endif
