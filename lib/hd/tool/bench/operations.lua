@@ -18,15 +18,6 @@ local CONVOLUTIONS = {
   "conv_4_256_256_32_3_1",
 }
 
--- The gradient of one operand alone; forward is made anew before each step, untimed.
-local function backward_of(operand, forward, dy)
-  local y
-  return function()
-    operand:set_grad(nil)
-    y = forward()
-  end, function() y:backward(dy) end
-end
-
 local function convolution(name)
   local sizes = {}
   for number in name:gmatch "%d+" do sizes[#sizes + 1] = math.tointeger(number) end
@@ -38,18 +29,21 @@ local function convolution(name)
   local function add(part, step, before)
     list[#list + 1] = { name = name .. "/" .. part, config = config, step = step, before = before, gflop = gflop }
   end
-  local x, w, dy = images(n, from, h), hd.randn(to, from, k, k), images(n, to, out)
+  local x, dy = images(n, from, h), images(n, to, out)
+  local w = hd.nn.Conv2d(from, to, k, { bias = false }).weight -- in the layer's own layout
   local function forward() return F.conv2d(x, w, nil, opts) end
   add("fwd", function() hd.no_grad(forward) end)
-  for _, part in ipairs { "bwd_data", "bwd_weight" } do
-    local operand = part == "bwd_data" and x or w
-    local before, step = backward_of(operand, forward, dy)
-    add(part, step, function()
-      x:requires_grad_(operand == x)
-      w:requires_grad_(operand == w)
-      before()
+  -- The gradient of one operand alone: forward is made anew before each step, untimed.
+  local function add_backward(part, operand, other)
+    local y
+    add(part, function() y:backward(dy) end, function()
+      other:requires_grad_(false)
+      operand:requires_grad_():set_grad(nil)
+      y = forward()
     end)
   end
+  add_backward("bwd_data", x, w)
+  add_backward("bwd_weight", w, x)
   return list
 end
 
