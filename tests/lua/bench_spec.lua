@@ -18,7 +18,7 @@ while [ $# -gt 0 ]; do
   shift
 done
 if [ -n "$out" ]; then mv copy "$out"; exit; fi
-if [ "$name" = startup_step ]; then echo 'what is that?'; exit 3; fi
+if [ "$name" = sum_10M ]; then echo 'what is that?'; exit 3; fi
 echo 'a word to the reader'
 echo "RESULT {\"name\":\"$name\",\"threads\":$threads,\"ms_median\":100,\"peak_rss_mib\":50}"]]
 
@@ -70,6 +70,12 @@ it("a workload alone is a record without a peer", function()
   assert.is_true(data.machine.measured[1].gflops_per_s > 0.1 and data.machine.measured[1].copy_256m > 0.01)
 end)
 
+it("one step is made and tells the peak of memory in KiB", function()
+  local text, code = run "--child unet_1_8_8 --once --threads 1"
+  assert.are.equal(0, code, text)
+  assert.is_true(tonumber(text) > 1024)
+end)
+
 it("a round has each choice of products, then the peer; a convolution has three parts", function()
   local words = "--workload conv_1_2_2_4_3_1,startup_empty --rounds 1 --gemm kernel,blas --threads 1 --seconds 0.02"
   local text, code = run(words .. " --peer 'sh peer.sh' --json out.json")
@@ -85,13 +91,13 @@ it("a round has each choice of products, then the peer; a convolution has three 
 end)
 
 it("an interrupted run goes on after its last result, and failures are told", function()
-  local words = "--workload startup_empty,startup_step --threads 1 --peer 'sh peer.sh' --json out.json"
+  local words = "--workload startup_empty,sum_10M --threads 1 --peer 'sh peer.sh' --json out.json"
   local text, code = run("--workload startup_empty --rounds 1 --threads 1 --peer 'sh peer.sh' --json out.json")
   assert.are.equal(0, code, text)
   local first = json "out.json".results
   text, code = run(words .. " --rounds 2 --resume --seconds 0.1")
   assert.are.equal(1, code)
-  assert.matches("startup_step of peer failed: what is that?", text, 1, true)
+  assert.matches("sum_10M of peer failed: what is that?", text, 1, true)
   local after = json "out.json"
   assert.are.same(first[1], after.results[1])
   local count = 0
