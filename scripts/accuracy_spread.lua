@@ -2,15 +2,16 @@
 --
 --     build/hdlua scripts/accuracy_spread.lua --steps 500 --batch 8 --seeds 3
 --
--- Trains the network of the workload unet32_tiny on drawn shapes, once for each seed with hd.accuracy "strict" and once
--- with the default. A seed decides weights, batches and noise, so the two runs of one seed differ by rounding alone.
--- Prints the mean loss of the last 50 steps of each run, and fails where the mean of the default runs is outside of the
--- strict ones. Runs that are done are not done again; one that was cut off goes on from its checkpoint.
+-- Trains the network of the workload unet32_tiny on drawn shapes, once for each seed with the default and once without
+-- Winograd's method (HDLUA_CONV=shift: "strict"). A seed decides weights, batches and noise, so the two runs of one
+-- seed differ by rounding alone. Each run is a process of its own. Prints the mean loss of the last 50 steps of each
+-- run, and fails where the mean of the default runs is outside of the strict ones. Runs that are done are not done
+-- again; one that was cut off goes on from its checkpoint.
 
 local hd = require "hd"
-local args = hd.args { steps = 500, batch = 8, seeds = 3, last = 50, out = "runs/accuracy" }
+local args = hd.args { steps = 500, batch = 8, seeds = 3, last = 50, out = "runs/accuracy", child = "" }
 
-local MODES = { "strict", "default" }
+local CONV = { strict = "shift", default = "winograd" }
 
 local function network()
   return hd.nn.UNet {
@@ -31,13 +32,13 @@ local function loss_of(net, x)
   return hd.nn.functional.mse_loss(net(noisy, t - 1), noise)
 end
 
+local function folder(mode, seed) return ("%s/%s_%d"):format(args.out, mode, seed) end
+
 local function train(mode, seed)
-  hd.accuracy(mode)
-  hd.seed(seed)
   local net = network()
   local opt = hd.optim.AdamW(net:parameters(), { lr = 2e-4 })
-  local run <close> = assert(hd.run.new { out = ("%s/%s_%d"):format(args.out, mode, seed), resume = true,
-    settings = { mode = mode, seed = seed, batch = args.batch }, state = { net = net, opt = opt } })
+  local run <close> = assert(hd.run.new { out = folder(mode, seed), resume = true,
+    settings = { mode = mode, seed = seed, batch = args.batch, steps = args.steps }, state = { net = net, opt = opt } })
   local batches = hd.data.shapes { size = 32, n = 4000 }:batches { size = args.batch, seed = seed }
   for _, x in run:steps(batches, args.steps) do
     local loss = loss_of(net, x)
@@ -46,7 +47,11 @@ local function train(mode, seed)
     opt:step()
     run:log { loss = loss }
   end
-  return run.out .. "/log.jsonl"
+end
+
+if args.child ~= "" then
+  train(args.child, args.seed)
+  os.exit(true, true)
 end
 
 -- The mean loss of the last steps in a log.
@@ -60,18 +65,25 @@ local function final_loss(path)
   return sum / count
 end
 
+local function final_of(mode, seed)
+  local command = ("HDLUA_CONV=%s '%s' '%s' --child %s --seed %d --steps %d --batch %d --out '%s'"):format(CONV[mode],
+    arg[-1], arg[0], mode, seed, args.steps, args.batch, args.out)
+  assert(os.execute(command), "a run has failed: " .. folder(mode, seed))
+  return final_loss(folder(mode, seed) .. "/log.jsonl")
+end
+
 local final = { strict = {}, default = {} }
 for seed = 1, args.seeds do
-  for _, mode in ipairs(MODES) do final[mode][seed] = final_loss(train(mode, seed)) end
+  for _, mode in ipairs { "strict", "default" } do final[mode][seed] = final_of(mode, seed) end
 end
 
 print(("mean loss of steps %d to %d"):format(args.steps - args.last + 1, args.steps))
-print "seed     strict    default   default / strict"
+print "seed     strict      default     default / strict - 1"
 local sum = 0
 for seed = 1, args.seeds do
   local strict, default = final.strict[seed], final.default[seed]
   sum = sum + default
-  print(("%4d   %8.5f   %8.5f   %.5f"):format(seed, strict, default, default / strict))
+  print(("%4d   %.8f  %.8f  %.1g"):format(seed, strict, default, default / strict - 1))
 end
 local mean, low, high = sum / args.seeds, math.min(table.unpack(final.strict)), math.max(table.unpack(final.strict))
 local inside = mean >= low and mean <= high
