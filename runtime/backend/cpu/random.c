@@ -10,7 +10,6 @@
 
 enum { BATCH = 4 * VF_LANES };                                  // numbers of VF_LANES blocks
 typedef uint64_t vw __attribute__((vector_size(VF_LANES * 4))); // half as many 64-bit lanes, each with a 32-bit word
-typedef uint32_t vh __attribute__((vector_size(VF_LANES * 2))); // those words alone
 
 // The 64-bit products of the low halves of the lanes.
 static inline vw multiply(vw a, uint32_t b) {
@@ -26,9 +25,16 @@ static inline vw multiply(vw a, uint32_t b) {
 #endif
 }
 
-// Words 0 to 3 of VF_LANES / 2 blocks from `block` on; the upper halves of the lanes hold rubbish.
-static inline void philox(const hd_random_args *a, uint64_t block, vw c[4]) {
-    uint32_t k0 = (uint32_t)a->seed, k1 = (uint32_t)(a->seed >> 32);
+// One round of Philox on the words 0 to 3 of VF_LANES / 2 blocks; the upper halves of the lanes hold rubbish.
+static inline void philox_round(vw c[4], uint32_t k0, uint32_t k1) {
+    const vw p0 = multiply(c[0], 0xD2511F53u), p1 = multiply(c[2], 0xCD9E8D57u);
+    c[0] = (p1 >> 32) ^ c[1] ^ k0;
+    c[2] = (p0 >> 32) ^ c[3] ^ k1;
+    c[1] = p1;
+    c[3] = p0;
+}
+
+static inline void philox_start(const hd_random_args *a, uint64_t block, vw c[4]) {
     vw lane = {0};
     for (int l = 0; l < VF_LANES / 2; l++)
         lane[l] = (uint64_t)l;
@@ -36,28 +42,23 @@ static inline void philox(const hd_random_args *a, uint64_t block, vw c[4]) {
     c[1] = c[0] >> 32;
     c[2] = a->stream - (vw){0};
     c[3] = c[2] >> 32;
+}
+
+// Numbers in [0, 1) from words 0 to 3 of VF_LANES blocks. Both halves go side by side: a round waits for its products.
+static inline void units(const hd_random_args *a, uint64_t block, vf u[4]) {
+    uint32_t k0 = (uint32_t)a->seed, k1 = (uint32_t)(a->seed >> 32);
+    vw low[4], high[4];
+    philox_start(a, block, low);
+    philox_start(a, block + VF_LANES / 2, high);
     for (int round = 0; round < 10; round++) {
-        const vw p0 = multiply(c[0], 0xD2511F53u), p1 = multiply(c[2], 0xCD9E8D57u);
-        c[0] = (p1 >> 32) ^ c[1] ^ k0;
-        c[2] = (p0 >> 32) ^ c[3] ^ k1;
-        c[1] = p1;
-        c[3] = p0;
+        philox_round(low, k0, k1);
+        philox_round(high, k0, k1);
         k0 += 0x9E3779B9u;
         k1 += 0xBB67AE85u;
     }
-}
-
-// Numbers in [0, 1) from words 0 to 3 of VF_LANES blocks.
-static inline void units(const hd_random_args *a, uint64_t block, vf u[4]) {
-    vw low[4], high[4];
-    philox(a, block, low);
-    philox(a, block + VF_LANES / 2, high);
     for (int w = 0; w < 4; w++) {
-        const vh l = __builtin_convertvector(low[w], vh), h = __builtin_convertvector(high[w], vh);
-        vi word;
-        memcpy(&word, &l, sizeof l);
-        memcpy((char *)&word + sizeof l, &h, sizeof h);
-        u[w] = __builtin_convertvector((vi)((vu)word >> 8), vf) * 0x1p-24f;
+        const vu words = __builtin_shufflevector((vu)low[w], (vu)high[w], VF_EVEN);
+        u[w] = __builtin_convertvector((vi)(words >> 8), vf) * 0x1p-24f;
     }
 }
 
@@ -83,14 +84,15 @@ static inline void turn(vf u, vf *cosine, vf *sine) {
     *cosine = (vf)((vi)vf_select(swap, s, c) ^ (((k + 1) & 2) << 30));
 }
 
-static void uniform_batch(const hd_random_args *a, uint64_t block, float *y) {
-    const float lo = (float)a->lo, hi = (float)a->hi;
-    const vf top = vf_set(a->lo < a->hi ? nextafterf(hi, lo) : hi); // rounding must not reach the open end
+// top: the largest number; rounding must not reach the open end.
+static void uniform_batch(const hd_random_args *a, uint64_t block, float top, float *y) {
     vf u[4];
     units(a, block, u);
     for (int w = 0; w < 4; w++) { // in double, so that one rounding is all, with and without fused products
-        const vd wide = __builtin_convertvector(u[w], vd) * (a->hi - a->lo) + a->lo;
-        u[w] = vf_min(top, __builtin_convertvector(wide, vf));
+        vf_wide wide = vf_widen(u[w]);
+        wide.low = wide.low * (a->hi - a->lo) + a->lo;
+        wide.high = wide.high * (a->hi - a->lo) + a->lo;
+        u[w] = vf_min(vf_set(top), vf_narrow(wide));
     }
     store_blocks(y, u);
 }
@@ -112,6 +114,7 @@ static void normal_batch(const hd_random_args *a, uint64_t block, float *y) {
 // Elements first .. first + n of a dense run, from batches of whole blocks.
 static void fill_f32(const void *context, int64_t first, int64_t n, void *const p[]) {
     const hd_random_args *a = context;
+    const float lo = (float)a->lo, hi = (float)a->hi, top = a->lo < a->hi ? nextafterf(hi, lo) : hi;
     float *y = p[0], batch[BATCH];
     uint64_t e = a->index + (uint64_t)first;
     while (n > 0) {
@@ -120,7 +123,7 @@ static void fill_f32(const void *context, int64_t first, int64_t n, void *const 
         if (a->kind == HD_RANDOM_NORMAL)
             normal_batch(a, e / 4, to);
         else
-            uniform_batch(a, e / 4, to);
+            uniform_batch(a, e / 4, top, to);
         if (to != y)
             memcpy(y, batch + skip, (size_t)m * sizeof *y);
         y += m;

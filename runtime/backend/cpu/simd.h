@@ -69,6 +69,12 @@ static inline vf_wide vf_widen_at(const float *p) { // without taking a vector a
     const vf_half low = *(const vf_half_mem *)p, high = *(const vf_half_mem *)(p + VF_LANES / 2);
     return (vf_wide){__builtin_convertvector(low, vd_half), __builtin_convertvector(high, vd_half)};
 }
+static inline vf vf_narrow(vf_wide a) {
+    const vf_half half[2] = {__builtin_convertvector(a.low, vf_half), __builtin_convertvector(a.high, vf_half)};
+    vf v;
+    memcpy(&v, half, sizeof v);
+    return v;
+}
 static inline void vf_wide_add(vf_wide *a, vf_wide b) {
     a->low += b.low;
     a->high += b.high;
@@ -138,15 +144,18 @@ static inline vf vf_sqrt(vf x) {
 #endif
 }
 
-// a[0], b[0], a[1], b[1], ... of the lower halves; of the upper halves.
+// a[0], b[0], a[1], b[1], ... of the lower halves; of the upper halves. VF_EVEN: a[0], a[2], ..., b[0], b[2], ...
 #if VF_LANES == 16
 #define VF_LOW 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23
+#define VF_EVEN 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30
 #define VF_HIGH 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31
 #elif VF_LANES == 8
 #define VF_LOW 0, 8, 1, 9, 2, 10, 3, 11
+#define VF_EVEN 0, 2, 4, 6, 8, 10, 12, 14
 #define VF_HIGH 4, 12, 5, 13, 6, 14, 7, 15
 #else
 #define VF_LOW 0, 4, 1, 5
+#define VF_EVEN 0, 2, 4, 6
 #define VF_HIGH 2, 6, 3, 7
 #endif
 static inline vf vf_riffle_low(vf a, vf b) { return __builtin_shufflevector(a, b, VF_LOW); }
