@@ -17,7 +17,7 @@ static struct {
     char path[PATH];
     int first; // row; 0: none
 } layers[LAYERS];
-static int layer_count, layer;
+static int layer_count = 1, layer; // layer 0: none
 
 static int64_t last_wall, last_cpu;
 
@@ -38,8 +38,10 @@ static void charge(void) {
 
 void hd_profile_start(void) {
     rows[0] = (hd_profile_row){.what = "Lua", .calls = 1};
-    row_count = layer_count = 1; // layer 0: none
-    layers[0].first = current = layer = 0;
+    row_count = 1;
+    current = 0;
+    for (int i = 0; i < layer_count; i++) // numbers of layers hold for the life of the process
+        layers[i].first = 0;
     last_wall = now(CLOCK_MONOTONIC);
     last_cpu = now(CLOCK_PROCESS_CPUTIME_ID);
     hd_profile_on = true;
@@ -49,6 +51,7 @@ void hd_profile_stop(void) {
     if (hd_profile_on)
         charge();
     hd_profile_on = false;
+    layer = 0;
 }
 
 const hd_profile_row *hd_profile_rows(int *count) {
