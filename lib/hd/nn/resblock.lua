@@ -89,7 +89,10 @@ function ResBlock:forward(x, time, skip)
     h = activate(self, self.norm2(self.conv1(h, e)))
   end
   if self.dropout then h = self.dropout(h) end
-  return self.conv2(h, shortcut(self, x, skip))
+  local rest = shortcut(self, x, skip)
+  h = self.conv2(h, rest)
+  if rest ~= x then rest:release() end -- nobody reads it again: it need not wait for the collector
+  return h
 end
 
 return { ResBlock = ResBlock }
