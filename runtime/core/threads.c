@@ -22,16 +22,18 @@ static bool starts_with(const char *text, const char *prefix) { return strncmp(t
 
 static void show_spin_count(int argc, char **argv, char **environment) {
     (void)argc, (void)argv;
+    char **other = NULL;
     for (char **entry = environment; *entry; entry++) {
         if (starts_with(*entry, "GOMP_SPINCOUNT=") || starts_with(*entry, "OMP_WAIT_POLICY="))
             return;
         if (!starts_with(*entry, "OMP_") && !starts_with(*entry, "GOMP_") && !starts_with(*entry, "OPENBLAS_"))
-            exchanged = entry;
+            other = entry;
     }
-    if (!exchanged)
+    if (!other)
         return;
-    original = *exchanged;
-    *exchanged = spin_count;
+    exchanged = other;
+    original = *other;
+    *other = spin_count;
 }
 __attribute__((section(".preinit_array"), used)) static void (*const before_libraries)(int, char **,
                                                                                        char **) = show_spin_count;

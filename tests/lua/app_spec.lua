@@ -183,6 +183,14 @@ describe("an option of hdlua", function()
     assert.are.equal("2\n", (run("--threads", "2", "-e", "print(require('hd.core').threads())")))
   end)
 
+  it("sees the whole environment, whatever OpenMP is told there", function()
+    for _, setting in ipairs { "C=3", "OMP_WAIT_POLICY=passive", "GOMP_SPINCOUNT=5" } do
+      local command = [[env -i A=1 %s B=2 $H -e 'print(os.getenv "A", os.getenv "B", os.getenv "%s")']]
+      local name, value = setting:match "(.*)=(.*)"
+      assert.are.equal(("1\t2\t%s\n"):format(value), (shell(command:format(setting, name))))
+    end
+  end)
+
   it("--version names everything that figures depend on", function()
     local out, _, code = run("--threads", "2", "--version")
     assert.are.equal(0, code)
