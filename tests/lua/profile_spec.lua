@@ -186,7 +186,8 @@ describe("examples/profile.lua", function()
     local pipe = assert(io.popen(hdlua .. " --threads 2 examples/profile.lua --width 8 --batch 1 --steps 1"))
     local text = pipe:read "a"
     assert.is_true(pipe:close())
-    for _, words in ipairs { "conv2d backward", "one backward pass: %d", "costliest layer: unet%.", "activations +%d" } do
+    local expected = { "conv2d backward", "one backward pass: %d", "costliest layer: unet%.", "activations +%d" }
+    for _, words in ipairs(expected) do
       assert.truthy(text:find(words), words)
     end
   end)
