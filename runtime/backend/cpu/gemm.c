@@ -4,7 +4,8 @@
 // A tile of C (6 rows x 4 vectors with AVX-512 and NEON, 6 x 2 otherwise) stays in registers for the whole depth; per
 // step the kernel loads one row of a panel and broadcasts one element of each row of A. Plain GCC vector extensions:
 // the broadcast is a vector initialiser, the form that gcc and clang both turn into one instruction.
-// Threads: matmul is cut into blocks by shape; each block is one task and is computed in one order.
+// Threads: matmul is cut into blocks of C by shape, and where they are few k into parts that are added in order; each
+// is one task and is computed in one order.
 #include "backend/cpu/gemm.h"
 
 #include "backend/cpu/blas.h"
@@ -481,8 +482,9 @@ static hd_status gemm_tasks(const gemm *g, int64_t row_blocks, int64_t column_bl
     }
     if (failed)
         return no_memory();
-    if (g->parts > 1)
-        CPU_PARALLEL_FOR(i, cpu_parts(g->m, ADD_ROWS))
+    if (g->parts == 1)
+        return HD_OK;
+    CPU_PARALLEL_FOR(i, cpu_parts(g->m, ADD_ROWS))
     add_later(g, i * ADD_ROWS, cpu_min(ADD_ROWS, g->m - i * ADD_ROWS));
     return HD_OK;
 }
