@@ -6,7 +6,7 @@
 local hd = require "hd"
 local nn, F = hd.nn, hd.nn.functional
 
-local THREADS = { 1, 2, 3, 8, 16 }
+local THREADS = os.getenv "HDLUA_BRIEF" and { 1, 3 } or { 1, 2, 3, 8, 16 }
 -- Relative L2 error. WINOGRAD: F(4x4), F(4,3) and F(4,5), where they fit the shape.
 local PLAIN, WINOGRAD = 5e-7, 2e-6
 local ATTENTION = 8e-7 -- its gradients: differences of nearly equal numbers (6.1e-7 measured)
