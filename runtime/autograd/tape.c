@@ -527,7 +527,12 @@ static void preparation_free(preparation *p) {
 static hd_status prepare(hd_tensor *root, hd_tensor *dy, preparation *p) {
     size_t widest = 1;
     *p = (preparation){0};
-    HD_CHECK(dy ? hd_do_clone(dy, HD_ROW_MAJOR, &p->seed) : hd_do_full_like(root, 1, &p->seed));
+    if (dy) { // in the root's memory order, which its backward rule wants
+        HD_CHECK(hd_tensor_new_like(root, root->dtype, &p->seed));
+        HD_CHECK(hd_do_copy(dy, p->seed));
+    } else {
+        HD_CHECK(hd_do_full_like(root, 1, &p->seed));
+    }
     if (!root->node)
         return HD_OK;
     HD_CHECK(collect(root->node, &p->list));
