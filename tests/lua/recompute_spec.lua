@@ -277,4 +277,17 @@ describe("checkpoints of a network", function()
     assert.is_true(hd.memory().live <= live)
     assert.is_nil(next(functions))
   end)
+
+  it("are shown by an example", function()
+    local program = assert(os.getenv "HDLUA", "HDLUA is not set: run by tests/run.sh")
+    local pipe = assert(io.popen(program .. " --view off examples/less_memory.lua --steps 1 --size 16 --width 32"))
+    local losses, peaks = {}, {}
+    for loss, mib in pipe:read "a":gmatch "loss (%S+).-(%d+) MiB" do
+      losses[#losses + 1], peaks[#peaks + 1] = loss, tonumber(mib)
+    end
+    pipe:close()
+    assert.are.equal(2, #losses)
+    assert.are.equal(losses[1], losses[2])
+    assert.is_true(peaks[2] < peaks[1])
+  end)
 end)
