@@ -72,6 +72,11 @@ local rng = {}
 ---@class hd
 local hd = {}
 
+--- With "strict" convolutions are as exact as all else (relative L2 error below 5e-7); with "fast", the default, they may take quicker methods (below 2e-6). Holds for the whole process; tells the one in use. Results differ in their last bits
+---@param name? any
+---@return any name
+function hd.accuracy(name) end
+
 --- First, first + step ... up to and including last, as Lua's numeric for; i64 if all are integers
 ---@param first? any
 ---@param last? any

@@ -56,14 +56,15 @@ static void set_text(lua_State *L, const char *key, const char *value) {
     lua_setfield(L, -2, key);
 }
 
-// core.versions() -> {hdlua, lua, isa, gemm, openblas, core}: what results depend on; core names OpenBLAS's kernels in
-// use, gemm ("kernel" or "blas") whether products go there
+// core.versions() -> {hdlua, lua, isa, gemm, accuracy, openblas, core}: what results depend on; core names OpenBLAS's
+// kernels in use, gemm ("kernel" or "blas") whether products go there
 static int l_versions(lua_State *L) {
-    lua_createtable(L, 0, 6);
+    lua_createtable(L, 0, 7);
     set_text(L, "hdlua", HD_VERSION);
     set_text(L, "lua", LUA_RELEASE);
     set_text(L, "isa", hd_be()->isa);
     set_text(L, "gemm", hd_gemm_uses_blas() ? "blas" : "kernel");
+    set_text(L, "accuracy", hd_accuracy_strict ? "strict" : "fast");
     if (hd_blas_init() == HD_OK) {
         set_text(L, "openblas", hd_blas_version());
         set_text(L, "core", hd_blas_core());

@@ -182,6 +182,11 @@ extern const hd_backend hd_backend_ref;
 
 const hd_backend *hd_be(void);                 // the one in use
 hd_status hd_backend_select(const char *name); // "cpu" or "ref"
-void hd_backend_count(bool on);                // work goes into the profile (backend/counted.c), or no longer
+
+// Relative L2 error of float32 convolutions: below 2e-6 (fast, the default), or below 5e-7 as of all other operations
+// (strict), which leaves out the quickest methods. One setting for the whole process.
+extern bool hd_accuracy_strict;
+hd_status hd_accuracy_select(const char *name); // "fast" (the default) or "strict"
+void hd_backend_count(bool on);                 // work goes into the profile (backend/counted.c), or no longer
 
 #endif

@@ -56,6 +56,15 @@ hd_status hd_backend_select(const char *name) {
     return HD_OK;
 }
 
+bool hd_accuracy_strict;
+
+hd_status hd_accuracy_select(const char *name) {
+    if (strcmp(name, "fast") != 0 && strcmp(name, "strict") != 0)
+        return hd_fail(HD_EARG, "accuracy: unknown accuracy: got '%s', expected 'fast' or 'strict'", name);
+    hd_accuracy_strict = strcmp(name, "strict") == 0;
+    return HD_OK;
+}
+
 void hd_backend_count(bool on) {
     counting = on;
     choose(chosen ? chosen : cpu_backend());

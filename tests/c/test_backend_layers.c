@@ -129,11 +129,13 @@ static hd_conv_args conv_args(const conv_case *c, hd_dtype type, layout x_how, l
     return a;
 }
 
-// 3x3, 1x3 and 1x5 convolutions of enough channels go by Winograd's method where data is channels-last.
+// 3x3, 1x3 and 1x5 convolutions of enough channels go by Winograd's method where data is channels-last; with strict
+// accuracy by its smaller tiles, which keep to the limit of everything else.
 static limits conv_limits(const conv_case *c, const hd_conv_args *a) {
     const bool tiled = c->c >= 16 && c->k >= 16 && c->stride[0] == 1 && c->stride[1] == 1 &&
                        (c->r == 3 ? c->s == 3 : c->r == 1 && (c->s == 3 || c->s == 5));
-    return tiled && c->groups == 1 && a->x.strides[1] == 1 && a->y.strides[1] == 1 ? WINOGRAD : FORWARD;
+    return tiled && !hd_accuracy_strict && c->groups == 1 && a->x.strides[1] == 1 && a->y.strides[1] == 1 ? WINOGRAD
+                                                                                                          : FORWARD;
 }
 
 static void check_conv(const conv_case *c, hd_dtype type, layout x_how, layout w_how, layout y_how, bool bias) {
@@ -152,8 +154,8 @@ static void test_conv_and_gradients_agree_in_channels_last(void **state) {
         }
 }
 
-// Convolutions with enough channels for tiles of 4x4 or of 1x4 outputs: tiles cut off at the edges, channels that do
-// not fill vectors or panels, one block of tiles and several, padding that differs; and sizes just too small for tiles.
+// Convolutions with enough channels for tiles of 4x4, 2x2, 1x4 or 1x2 outputs: tiles cut off at the edges, channels
+// that do not fill vectors or panels, one block of tiles and several, padding that differs; images smaller than a tile.
 static const conv_case tiled_convs[] = {
     {1, 16, 7, 7, 16, 3, 3, {1, 1}, {1, 1}, {1, 1}, 1},   {2, 17, 9, 13, 20, 3, 3, {1, 1}, {0, 0}, {1, 1}, 1},
     {1, 20, 13, 9, 17, 3, 3, {1, 1}, {2, 2}, {1, 1}, 1},  {1, 48, 33, 33, 64, 3, 3, {1, 1}, {1, 1}, {1, 1}, 1},
@@ -163,6 +165,9 @@ static const conv_case tiled_convs[] = {
     {3, 32, 1, 64, 32, 1, 5, {1, 1}, {0, 2}, {1, 1}, 1},  {2, 17, 1, 131, 20, 1, 5, {1, 1}, {0, 4}, {1, 1}, 1},
     {1, 130, 1, 9, 70, 1, 5, {1, 1}, {0, 0}, {1, 1}, 1},  {2, 16, 3, 30, 16, 1, 5, {1, 1}, {0, 1}, {1, 1}, 1},
     {3, 32, 1, 65, 48, 1, 3, {1, 1}, {0, 1}, {1, 1}, 1},  {2, 19, 2, 7, 16, 1, 3, {1, 1}, {0, 2}, {1, 1}, 1},
+    {7, 48, 4, 4, 64, 3, 3, {1, 1}, {1, 1}, {1, 1}, 1},   {9, 64, 5, 5, 32, 3, 3, {1, 1}, {1, 1}, {1, 1}, 1},
+    {3, 18, 6, 5, 40, 3, 3, {1, 1}, {2, 0}, {1, 1}, 1},   {5, 16, 2, 2, 16, 3, 3, {1, 1}, {1, 1}, {1, 1}, 1},
+    {4, 33, 1, 2, 16, 1, 5, {1, 1}, {0, 2}, {1, 1}, 1},   {2, 16, 1, 1, 16, 3, 3, {1, 1}, {1, 1}, {1, 1}, 1},
 };
 
 static void test_conv_in_tiles_agrees(void **state) {
@@ -171,6 +176,14 @@ static void test_conv_in_tiles_agrees(void **state) {
         check_conv(&tiled_convs[c], HD_F32, CHANNELS_LAST, TAPS_FIRST, CHANNELS_LAST, true);
         check_conv(&tiled_convs[c], HD_F32, CHANNELS_LAST, c % 2 ? FLIPPED : GAPS, CHANNELS_LAST, false);
     }
+}
+
+static void test_conv_is_more_exact_if_strict(void **state) {
+    (void)state;
+    hd_accuracy_select("strict");
+    for (int c = 0; c < COUNT(tiled_convs); c++)
+        check_conv(&tiled_convs[c], HD_F32, CHANNELS_LAST, TAPS_FIRST, CHANNELS_LAST, true);
+    hd_accuracy_select("fast");
 }
 
 static void test_conv_and_gradients_agree_in_row_major(void **state) {
@@ -426,6 +439,7 @@ int main(void) {
         TEST(test_conv_gives_the_worked_example),
         TEST(test_conv_and_gradients_agree_in_channels_last),
         TEST(test_conv_in_tiles_agrees),
+        TEST(test_conv_is_more_exact_if_strict),
         TEST(test_conv_and_gradients_agree_in_row_major),
         TEST(test_conv_and_gradients_take_every_layout),
         TEST(test_conv_reads_broadcast_gradients),

@@ -372,6 +372,24 @@ describe("UNet", function()
   end)
 end)
 
+describe("hd.accuracy", function()
+  local function convolved(x, weight) return F.conv2d(x, weight, nil, { padding = 1 }) end
+
+  it("strict brings convolutions nearer to exact sums", function()
+    local x, weight = core.randn { 2, 64, 16, 16 }:channels_last(), core.randn { 64, 64, 3, 3 }
+    local exact = convolved(x:to "f64", weight:to "f64"):to "f32"
+    assert.are.equal("fast", core.accuracy())
+    local fast = distance(convolved(x, weight), exact)
+    assert.are.equal("strict", core.accuracy "strict")
+    local strict = distance(convolved(x, weight), exact)
+    assert.are.equal("strict", core.versions().accuracy)
+    assert.are.equal("fast", core.accuracy "fast")
+    assert.is_true(strict < 0.7 * fast, ("errors %g and %g"):format(strict, fast))
+    assert.matches("accuracy: unknown accuracy: got 'exact', expected 'fast' or 'strict'",
+      error_of(core.accuracy, "exact"))
+  end)
+end)
+
 describe("Transformer", function()
   it("gives logits for every position, of shorter texts too", function()
     local net = nn.Transformer { vocab_size = 10, max_length = 8, dim = 16, depth = 2, heads = 2, time_dim = 8 }

@@ -17,7 +17,6 @@
 
 #define TASKS_WANTED 32      // so that 16 threads share the work evenly
 #define WINOGRAD_CHANNELS 16 // fewest of x and of y for Winograd's method
-#define WINOGRAD_EXTENT 7    // least height and width
 
 // Blocks and windows ----------------------------------------------------------------------------------------------
 
@@ -383,22 +382,37 @@ static void choose(void) {
     winograd_wanted = !choice || strcmp(choice, "shift") != 0;
 }
 
-// The form of Winograd's method that computes a convolution fastest, or NULL. tiled: what is cut into tiles, y or dx.
-// It is twice as fast or more from 16 channels and images of 7x7 on (measured). 5x5 and 6x6 waste up to half of their
-// tiles; at 4x4 transforming the weights is most of the work: which method is faster there depends on the machine.
-static const wino_form *winograd_form(const hd_conv_args *a, const hd_view *tiled) {
-    static const wino_form *const forms[] = {&wino_4x4_3x3, &wino_1x4_1x5, &wino_1x4_1x3};
+// Is there a form of Winograd's method for x, y and stride? From 16 channels on its products outweigh its transforms.
+static bool winograd_fits(const hd_conv_args *a) {
     static pthread_once_t once = PTHREAD_ONCE_INIT;
     pthread_once(&once, choose);
     bool fits = winograd_wanted && a->groups == 1 && a->x.shape[0] > 0 && a->x.shape[1] >= WINOGRAD_CHANNELS &&
                 a->y.shape[1] >= WINOGRAD_CHANNELS && a->x.strides[1] == 1 && a->y.strides[1] == 1;
     for (int d = 0; d < 2; d++)
-        fits = fits && a->stride[d] == 1 && a->dilation[d] == 1 && a->padding[d] < a->w.shape[2 + d] &&
-               (a->w.shape[2 + d] == 1 || tiled->shape[2 + d] >= WINOGRAD_EXTENT);
-    for (size_t i = 0; fits && i < sizeof forms / sizeof *forms; i++)
-        if (forms[i]->rows->taps == a->w.shape[2] && forms[i]->cols->taps == a->w.shape[3])
-            return forms[i];
-    return NULL;
+        fits = fits && a->stride[d] == 1 && a->dilation[d] == 1 && a->padding[d] < a->w.shape[2 + d];
+    return fits;
+}
+
+// The form of Winograd's method with the fewest products for one image, or NULL where none saves a third of the plain
+// ones. tiled: what is cut into tiles, y or dx. Of equals the smaller form, whose transforms are cheaper: 3x3 on images
+// of 5x5 and 6x6 is quickest with tiles of 2x2, on 4x4 and from 7x7 on with 4x4 (measured).
+static const wino_form *winograd_form(const hd_conv_args *a, const hd_view *tiled) {
+    static const wino_form *const forms[] = {&wino_2x2_3x3, &wino_4x4_3x3, &wino_1x4_1x5, &wino_1x2_1x3, &wino_1x4_1x3};
+    const int64_t rows = a->w.shape[2], cols = a->w.shape[3];
+    int64_t fewest = 2 * rows * cols * tiled->shape[2] * tiled->shape[3] / 3 + 1;
+    const wino_form *best = NULL;
+    if (!winograd_fits(a))
+        return NULL;
+    for (size_t i = 0; i < sizeof forms / sizeof *forms; i++) {
+        const wino_form *f = forms[i];
+        const int64_t products =
+            wino_plane_count(f) * cpu_parts(tiled->shape[2], f->rows->tile) * cpu_parts(tiled->shape[3], f->cols->tile);
+        if (f->rows->taps == rows && f->cols->taps == cols && (f->strict || !hd_accuracy_strict) && products < fewest) {
+            fewest = products;
+            best = f;
+        }
+    }
+    return best;
 }
 
 // Is a->add added where the results are written? Shifted products add to y alone.

@@ -52,6 +52,7 @@ typedef struct {
 // A form: how tiles are cut, and its transforms of many tiles at once.
 typedef struct {
     const wino_way *rows, *cols;
+    bool strict; // relative L2 error below 5e-7 (else 2e-6)
     // planes = BT d B of the windows. `zeros`: as many as channels, read where the view has no pixel.
     void (*input)(const wino_run *, const wino_planes *, const float *zeros);
     // The planes' y = AT m A, plus `bias` [channels] or NULL, plus `add` of the view's shape or NULL, to the tiles.
@@ -66,10 +67,14 @@ typedef struct {
     void (*finish)(const float *sums, int64_t pitch, float *to, const int64_t strides[3], int64_t outs);
 } wino_form;
 
-extern const wino_form CPU_NAME(wino_4x4_3x3), CPU_NAME(wino_1x4_1x5), CPU_NAME(wino_1x4_1x3);
+// Their names: outputs of a tile, taps of the kernel.
+extern const wino_form CPU_NAME(wino_4x4_3x3), CPU_NAME(wino_2x2_3x3), CPU_NAME(wino_1x4_1x5), CPU_NAME(wino_1x4_1x3),
+    CPU_NAME(wino_1x2_1x3);
 #define wino_4x4_3x3 CPU_NAME(wino_4x4_3x3)
+#define wino_2x2_3x3 CPU_NAME(wino_2x2_3x3)
 #define wino_1x4_1x5 CPU_NAME(wino_1x4_1x5)
 #define wino_1x4_1x3 CPU_NAME(wino_1x4_1x3)
+#define wino_1x2_1x3 CPU_NAME(wino_1x2_1x3)
 
 static inline int64_t wino_plane_count(const wino_form *form) { return form->rows->window * form->cols->window; }
 static inline int64_t wino_width(int64_t channels) { return cpu_parts(channels, VF_LANES) * VF_LANES; }

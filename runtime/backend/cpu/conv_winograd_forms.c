@@ -10,6 +10,7 @@
 #define MOST 8 // longest window in one dimension
 
 #define SQ(a) ((a) * (a))
+#define POINTS_1(A) .pairs = 1, .point = {A}, .all = {-SQ(A)}, .scale = {1 / (2 * SQ(A))}
 #define POINTS_2(A, B)                                                                                                 \
     .pairs = 2, .point = {A, B}, .all = {SQ(A) * SQ(B), -SQ(A) - SQ(B)}, .others = {{-SQ(B)}, {-SQ(A)}},               \
     .scale = {1 / (2 * SQ(A) * (SQ(A) - SQ(B))), 1 / (2 * SQ(B) * (SQ(B) - SQ(A)))}
@@ -24,6 +25,7 @@
 // The points were chosen by their error (measured, relative L2): with 5/8 and 3/2 the two-dimensional form loses half
 // as much to rounding as with the usual 1 and 2.
 static const wino_way one = {.taps = 1, .tile = 1, .window = 1};
+static const wino_way f23 = {.taps = 3, .tile = 2, .window = 4, POINTS_1(1.0f)};
 static const wino_way f43 = {.taps = 3, .tile = 4, .window = 6, POINTS_2(0.625f, 1.5f)};
 static const wino_way f45 = {.taps = 5, .tile = 4, .window = 8, POINTS_3(0.5f, 1.0f, 2.0f)};
 
@@ -265,10 +267,9 @@ INLINE void output(const wino_way *rows, const wino_way *cols, const wino_run *r
         const pixels to = pixels_at(out, &p, r->channel), other = add ? pixels_at(add, &p, r->channel) : to;
         VF_LOOP(c, n, r->channels) {
             const vf b = bias ? vf_load_n(bias + c, n) : (vf){0};
-            if (whole && n == VF_LANES && !add) // most tiles, with nothing to ask in them
-                output_vector(rows, cols, from, pitch, b, NULL, &to, c, rows->tile, cols->tile, VF_LANES);
-            else if (whole && n == VF_LANES)
-                output_vector(rows, cols, from, pitch, b, &other, &to, c, rows->tile, cols->tile, VF_LANES);
+            if (whole && n == VF_LANES) // most tiles, with nothing to ask in them
+                output_vector(rows, cols, from, pitch, b, add ? &other : NULL, &to, c, rows->tile, cols->tile,
+                              VF_LANES);
             else
                 output_vector(rows, cols, from, pitch, b, add ? &other : NULL, &to, c, height, width, n);
         }
@@ -308,7 +309,7 @@ INLINE void finish(const wino_way *rows, const wino_way *cols, const float *sums
 
 // Forms ------------------------------------------------------------------------------------------------------------
 
-#define FORM(NAME, ROWS, COLS)                                                                                         \
+#define FORM(NAME, ROWS, COLS, STRICT)                                                                                 \
     static void NAME##_input(const wino_run *r, const wino_planes *planes, const float *zeros) {                       \
         input(&ROWS, &COLS, r, planes, zeros);                                                                         \
     }                                                                                                                  \
@@ -328,8 +329,11 @@ INLINE void finish(const wino_way *rows, const wino_way *cols, const float *sums
     static void NAME##_finish(const float *sums, int64_t pitch, float *to, const int64_t strides[3], int64_t outs) {   \
         finish(&ROWS, &COLS, sums, pitch, to, strides, outs);                                                          \
     }                                                                                                                  \
-    const wino_form NAME = {&ROWS, &COLS, NAME##_input, NAME##_output, NAME##_gradient, NAME##_weights, NAME##_finish};
+    const wino_form NAME = {&ROWS,         &COLS,           STRICT,         NAME##_input,                              \
+                            NAME##_output, NAME##_gradient, NAME##_weights, NAME##_finish};
 
-FORM(wino_4x4_3x3, f43, f43)
-FORM(wino_1x4_1x5, one, f45)
-FORM(wino_1x4_1x3, one, f43)
+FORM(wino_4x4_3x3, f43, f43, false)
+FORM(wino_2x2_3x3, f23, f23, true)
+FORM(wino_1x4_1x5, one, f45, false)
+FORM(wino_1x4_1x3, one, f43, false)
+FORM(wino_1x2_1x3, one, f23, true)
