@@ -113,17 +113,26 @@ local function same_on_all_threads(name, f)
   return expected
 end
 
-for _, case in ipairs(cases) do
+local function check(case, limit, gradients)
   local found = same_on_all_threads(case.name, function() return evaluate(case) end)
   hd.backend "ref"
   local expected = evaluate(case)
   hd.backend "cpu"
   for i, y in ipairs(found) do
     compared = compared + 1
-    local limit, error = i > 1 and case.gradients or case.limit, distance(y, expected[i])
-    if not (error <= limit) then fail("%s: error %.3g of result %d, limit %.3g", case.name, error, i, limit) end
+    local most, error = i > 1 and gradients or limit, distance(y, expected[i])
+    if not (error <= most) then fail("%s: error %.3g of result %d, limit %.3g", case.name, error, i, most) end
   end
 end
+
+for _, case in ipairs(cases) do check(case, case.limit, case.gradients) end
+
+-- In strict mode nothing rounds more than sums of products do.
+hd.accuracy "strict"
+for _, case in ipairs(cases) do
+  if case.limit == WINOGRAD then check(case, PLAIN) end
+end
+hd.accuracy "fast"
 
 -- Training --------------------------------------------------------------------------------------------------------
 
