@@ -156,7 +156,10 @@ static hd_status check_forward(const hd_op *op, const hd_op_call *call, bool was
     if (!odd.nans && (source >= 0 || has_infinite_number(call->args)))
         return HD_OK;
     add_values(&got, call->out, &odd);
-    for (int i = 0; i < call->nin; i++) {
+    int shown = call->nin; // without the options at the end that were left out
+    while (shown > 2 && !call->in[shown - 1])
+        shown--;
+    for (int i = 0; i < shown; i++) {
         const hd_tensor *x = call->in[i];
         add_input(&inputs, i, x ? x->ndim : -1, x ? x->shape : NULL, x ? x->dtype : HD_F32);
     }
@@ -173,7 +176,10 @@ static hd_status fail_backward(const hd_op *op, const hd_op_call *call, const ch
                                const char *before) {
     words got = {0}, inputs = {0};
     add_values(&got, call->din[i], odd);
-    for (int k = 0; k < call->nin; k++)
+    int shown = call->nin;
+    while (shown > 2 && call->in_ndim[shown - 1] < 0)
+        shown--;
+    for (int k = 0; k < shown; k++)
         add_input(&inputs, k, call->in_ndim[k], call->in_shape[k], call->in_dtype[k]);
     return hd_fail(HD_EARG,
                    "backward of %s: the gradient of input %d is not finite: got %s, expected finite values\n"
