@@ -75,7 +75,7 @@ typedef struct {
 
 // The tensors of a signature (see op_list.def) are those whose type is given, or that have one of these names.
 static bool is_tensor(const char *token, size_t length) {
-    static const char names[] = " x y cond a b weight bias query key xs ";
+    static const char names[] = " x y cond a b weight bias add more query key qkv xs ";
     char name[32];
     snprintf(name, sizeof name, " %.*s ", (int)strcspn(token, "?#*: |"), token);
     return memchr(token, ':', length) || strstr(names, name);
