@@ -6,7 +6,7 @@
 #include <float.h>
 #include <math.h>
 
-enum { REGISTERS = 8, MAX_INPUTS = 4, MAX_NUMEL = 4096, MAX_STEPS = 24 };
+enum { REGISTERS = 8, MAX_INPUTS = 5, MAX_NUMEL = 4096, MAX_STEPS = 24 };
 
 static struct {
     const uint8_t *at, *end;
