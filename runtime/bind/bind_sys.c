@@ -51,10 +51,13 @@ static int l_watch_threads(lua_State *L) {
 }
 
 // core.multiply_add(rounds) -> flops, sum: keep every thread busy with multiply-adds on numbers in registers; how many
-// operations that was, and what came of them (near 24 for each thread); nothing where the back end has no such measure
+// operations that was, and what came of them (near 24 for each thread); nothing where the back end has no such measure.
+// At most 10^8 rounds, well below a second: nothing interrupts it.
 static int l_multiply_add(lua_State *L) {
     const int64_t rounds = hd_check_int(L, 1);
     double flops, sum;
+    if (rounds < 1 || rounds > 100000000)
+        return hd_raisef(L, "multiply_add: bad number of rounds: got %lld, expected 1 to 100000000", (long long)rounds);
     if (!hd_be()->peak)
         return 0;
     if (hd_be()->peak(&(hd_peak_args){rounds, &flops, &sum}) != HD_OK)
