@@ -76,8 +76,7 @@ static int l_checkpoint(lua_State *L) {
     const int n = lua_gettop(L) - 1;
     hd_segment *segment;
     bool taken;
-    luaL_checkany(L, 1);
-    if (!is_callable(L, 1))
+    if (lua_isnone(L, 1) || !is_callable(L, 1))
         return hd_raisef(L, "checkpoint: argument 1: wrong type: got %s, expected a function", luaL_typename(L, 1));
     if (!hd_grad_enabled()) {
         lua_call(L, n, LUA_MULTRET);

@@ -105,4 +105,6 @@ function Transformer:forward(tokens, t)
   return self.proj_out(self.norm_out(x))
 end
 
+class.guard(Transformer, { "enable_gradient_checkpointing", "disable_gradient_checkpointing" })
+
 return { Transformer = Transformer, TransformerBlock = TransformerBlock }

@@ -320,4 +320,6 @@ function UNet:enable_gradient_checkpointing() set_checkpointing(self, true) end
 --- Keep everything again.
 function UNet:disable_gradient_checkpointing() set_checkpointing(self, false) end
 
+class.guard(UNet, { "enable_gradient_checkpointing", "disable_gradient_checkpointing" })
+
 return { UNet = UNet }
