@@ -13,7 +13,8 @@ local report = require "hd.tool.bench.report"
 local models = require "hd.tool.bench.models"
 
 local args = hd.args({ bench = "build/bench.json", growth = "build/growth.json", out = "docs" }, {
-  "Fill PERFORMANCE.md and draw its plots.", bench = "of the reference workloads", growth = "of the group growth",
+  "Fill PERFORMANCE.md and draw its plots.", bench = "of the reference workloads: files with commas between them",
+  growth = "of the group growth",
   out = "folder of the page",
 })
 
@@ -22,7 +23,22 @@ local function read(path)
   return file:read "a"
 end
 
-local bench, growth = core.json_decode(read(args.bench)), core.json_decode(read(args.growth))
+-- Files of several calls of the bench, with commas between them, count as one.
+local function measured(paths)
+  local all
+  for path in paths:gmatch "[^,]+" do
+    local data = core.json_decode(read(path))
+    for _, key in ipairs { "results", "table", "verified" } do
+      if all then table.move(data[key], 1, #data[key], #all[key] + 1, all[key]) end
+    end
+    all = all or data
+  end
+  return all
+end
+
+local NOTHING = "Not measured in the last run (`make performance` does)."
+local bench = measured(args.bench)
+local growth = io.open(args.growth) and measured(args.growth) or { machine = bench.machine, table = {} }
 local fast = {} -- rows with the default choice of products: "workload threads" -> row
 for _, r in ipairs(bench.table) do
   if r.gemm ~= "blas" then fast[r.workload .. " " .. r.threads] = r end
@@ -109,7 +125,8 @@ function section.convolutions()
       end
     end
   end
-  return markdown({
+  if #rows == 0 then return NOTHING end
+  return "![roofline](roofline.png)\n\n" .. markdown({
     "N Cin Cout H k stride", "threads", "forward, GF/s", "times faster", "backward-data", "times faster",
     "backward-weights", "times faster",
   }, rows)
@@ -147,12 +164,20 @@ function section.verified()
       ("%.6f"):format(r.peer_losses[last]), ("%.1e"):format(r.difference),
     }
   end
+  if #rows == 0 then return NOTHING end
   return markdown({
     "model", "steps", "first loss", "PyTorch", "last loss", "PyTorch", "largest relative difference",
   }, rows)
 end
 
-function section.growth() return report.table(growth.table) end
+function section.growth()
+  if #growth.table == 0 then return NOTHING end
+  local plots = {}
+  for i, name in ipairs { "size", "batch", "width", "memory" } do
+    plots[i] = ("![%s](growth_%s.png)"):format(name, name)
+  end
+  return table.concat(plots, "\n") .. "\n\n" .. report.table(growth.table)
+end
 
 -- Plots -----------------------------------------------------------------------------------------------------------
 
@@ -278,7 +303,7 @@ local function fill(path)
   assert(core.file_write(path, text))
 end
 
-draw_growth()
+if #growth.table > 0 then draw_growth() end
 draw_threads()
-draw_roofline()
+if section.convolutions() ~= NOTHING then draw_roofline() end
 fill(args.out .. "/PERFORMANCE.md")
