@@ -34,13 +34,11 @@ typedef int32_t vi __attribute__((vector_size(VF_LANES * 4)));
 #define VF_REGISTERS 16
 #endif
 
-// Before a loop of few, constant rounds: write them all out. Not where every access is checked: that takes compilers
-// minutes.
+// Before a loop of few, constant rounds: write them all out. Not where clang checks every access: it takes minutes.
 #ifndef __has_feature
 #define __has_feature(feature) 0
 #endif
-#if defined __SANITIZE_ADDRESS__ || defined __SANITIZE_THREAD__ || __has_feature(address_sanitizer) ||                 \
-    __has_feature(thread_sanitizer)
+#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
 #define CPU_UNROLL
 #elif defined __clang__
 #define CPU_UNROLL _Pragma("unroll")
