@@ -85,13 +85,18 @@ typedef struct {
     int64_t first;
 } run;
 
+// Weight and bias as vectors without gaps, to be released; those that are absent stay NULL.
+static hd_status take_affine(const hd_op_call *c, hd_tensor **w, hd_tensor **b) {
+    if (c->in[1])
+        HD_CHECK(hd_do_contiguous(c->in[1], w));
+    return c->nin > 2 && c->in[2] ? hd_do_contiguous(c->in[2], b) : HD_OK;
+}
+
 // y and everything that belongs to a channel or a group cover all runs.
 static hd_status run_forward(hd_op_call *c, const run *runs, int count, hd_view y, int64_t groups, bool rms) {
     hd_tensor *w = NULL, *b = NULL;
     HD_CHECK(new_statistics(c, y.dtype, y.shape[0], groups));
-    hd_status status = c->in[1] ? hd_do_contiguous(c->in[1], &w) : HD_OK;
-    if (status == HD_OK && c->nin > 2 && c->in[2])
-        status = hd_do_contiguous(c->in[2], &b);
+    hd_status status = take_affine(c, &w, &b);
     for (int i = 0; i < count && status == HD_OK; i++) {
         const int64_t width = y.shape[1] / groups, first = runs[i].first, channels = runs[i].x.shape[1];
         status = hd_be()->norm(
@@ -117,9 +122,7 @@ static hd_status run_backward(hd_op_call *c, const run *runs, int count, hd_view
     for (int i = 1; i < 3 && i < c->nin; i++)
         if (c->want[i])
             HD_CHECK(hd_tensor_new(dy.dtype, c->in_ndim[i], c->in_shape[i], HD_ROW_MAJOR, &c->din[i]));
-    hd_status status = c->in[1] ? hd_do_contiguous(c->in[1], &w) : HD_OK;
-    if (status == HD_OK && c->nin > 2 && c->in[2])
-        status = hd_do_contiguous(c->in[2], &b);
+    hd_status status = take_affine(c, &w, &b);
     for (int i = 0; i < count && status == HD_OK; i++) {
         const int64_t width = dy.shape[1] / groups, first = runs[i].first, channels = runs[i].x.shape[1];
         status = hd_be()->norm_back(
