@@ -176,7 +176,7 @@ static joined join(const hd_op_call *c, const int64_t *x_shape, const int64_t *m
     joined j = {.own = x_shape[1], .channels = x_shape[1] + (more_shape ? more_shape[1] : 0)};
     const int64_t width = j.channels / c->args->groups;
     int64_t step = width;
-    if (!more_shape || j.own % width == 0)
+    if (!more_shape || width == 0 || j.own % width == 0)
         return j;
     while (step % VECTOR != 0)
         step += width;

@@ -372,6 +372,7 @@ ops.group_norm = {
   { t { 2, 4, 3, 3 }, 2, t { 6 }, t { 6 }, t { 2, 2, 3, 3 }, { activation = "silu" } },
   { t { 2, 1, 5 }, 2, NIL, t { 6 }, t { 2, 5, 5 } }, { t { 3, 5 }, 2, t { 8 }, NIL, t { 3, 3 } },
   { t { 1, 2, 4, 2 }, 1, t { 3 }, t { 3 }, t { 1, 1, 4, 2 }, { activation = "silu" } },
+  { t { 2, 0, 3, 3 }, 3, NIL, NIL, t { 2, 0, 3, 3 } },
   { t { 2, 20, 5, 3 }, 4, t { 36 }, t { 36 }, t { 2, 16, 5, 3 }, { activation = "silu" }, large = true },
   errors = {
     { t { 2, 4, 3, 3 }, 3, NIL, NIL, t { 2, 2, 3, 2 }, match = "more differs outside the channels: got %[2,2,3,2%]" },
