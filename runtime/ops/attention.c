@@ -107,7 +107,7 @@ static hd_status check_packed(const hd_tensor *qkv, int64_t heads) {
     const char *where = "scaled_dot_product_attention_qkvpacked";
     HD_CHECK(hd_check_float(where, qkv));
     HD_CHECK(hd_check_ndim(where, "qkv", qkv, 3));
-    if (heads < 1 || qkv->shape[2] % (3 * heads) != 0)
+    if (heads < 1 || qkv->shape[2] % 3 != 0 || qkv->shape[2] / 3 % heads != 0)
         return hd_fail(HD_ESHAPE, "%s: channels do not divide: got %s and %lld heads, expected [n,t,3*heads*d]", where,
                        hd_tensor_text(qkv), (long long)heads);
     return HD_OK;

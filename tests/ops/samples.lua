@@ -394,9 +394,10 @@ ops.rms_norm = {
 }
 ops.scaled_dot_product_attention_qkvpacked = {
   { t { 2, 5, 24 }, 2 }, { t { 1, 1, 3 }, 1 }, { t { 3, 7, 9 }, 3 }, { t { 1, 9, 15 }, 1, { scale = 0.3 } },
-  { t { 2, 33, 48 }, 2, large = true }, { t { 0, 4, 6 }, 2, grad = false },
+  { t { 2, 33, 48 }, 2, large = true }, { t { 0, 4, 6 }, 2, grad = false }, { t { 2, 3, 0 }, 2 },
   errors = {
     { t { 2, 5, 24 }, 3, match = "%[2,5,24%].*3 heads" }, { t { 2, 5, 24 }, 0, match = "0 heads" },
+    { t { 2, 5, 24 }, math.maxinteger, match = "9223372036854775807 heads" },
     { t { 5, 24 }, 2, match = "qkv" }, { t({ 2, 5, 24 }, "index", 5), 2, match = "i64" },
   },
 }
