@@ -36,91 +36,128 @@ INLINE float power(float x, int n) {
     return n == 0 ? 1.0f : n == 1 ? x : n == 2 ? x * x : n == 3 ? x * x * x : x * x * x * x;
 }
 
-// BT: the window's inputs to as many values.
-INLINE void bt(const wino_way *f, const vf *d, vf *o) {
+// Points come in twos: number 0 are 0 and infinity, number k the pair k - 1. Where the values at point `side` (0 or 1)
+// of two k lie; a way without pairs has but the value 0.
+INLINE int place_of(const wino_way *f, int k, int side) {
+    return k > 0 ? 2 * k - 1 + side : side == 0 ? 0 : f->window - 1;
+}
+INLINE int sides(const wino_way *f) { return f->pairs > 0 ? 2 : 1; }
+
+// BT: the window's inputs to the values at two points.
+INLINE void bt(const wino_way *f, int k, const vf *d, vf o[2]) {
     const int n = f->pairs;
-    o[0] = d[2 * n];
-    if (n == 0)
-        return;
-    o[2 * n + 1] = d[2 * n + 1];
-    CPU_UNROLL for (int i = n - 1; i >= 0; i--) {
-        o[0] += d[2 * i] * f->all[i];
-        o[2 * n + 1] += d[2 * i + 1] * f->all[i];
-    }
-    CPU_UNROLL for (int k = 0; k < n; k++) {
-        vf even = d[2 * n], odd = d[2 * n - 1] * f->point[k];
-        CPU_UNROLL for (int i = n - 2; i >= 0; i--) {
-            even += d[2 * i + 2] * f->others[k][i];
-            odd += d[2 * i + 1] * (f->others[k][i] * f->point[k]);
+    if (k == 0) {
+        o[0] = d[2 * n];
+        o[1] = d[f->window - 1];
+        CPU_UNROLL for (int i = n - 1; i >= 0; i--) {
+            o[0] += d[2 * i] * f->all[i];
+            o[1] += d[2 * i + 1] * f->all[i];
         }
-        o[2 * k + 1] = even + odd;
-        o[2 * k + 2] = even - odd;
+        return;
     }
+    const float point = f->point[k - 1], *others = f->others[k - 1];
+    vf even = d[2 * n], odd = d[2 * n - 1] * point;
+    CPU_UNROLL for (int i = n - 2; i >= 0; i--) {
+        even += d[2 * i + 2] * others[i];
+        odd += d[2 * i + 1] * (others[i] * point);
+    }
+    o[0] = even + odd;
+    o[1] = even - odd;
 }
 
-// o[i] = sum over the points of value * point^i, i < n, the values at the pairs scaled by `scale`, at 0 by `zero`.
-INLINE void sums_of_powers(const wino_way *f, int n, const float *scale, float zero, const vf *m, vf *o) {
-    CPU_UNROLL for (int k = 0; k < f->pairs; k++) {
-        const vf even = m[2 * k + 1] + m[2 * k + 2], odd = m[2 * k + 1] - m[2 * k + 2];
-        CPU_UNROLL for (int i = 0; i < n; i++) {
-            const vf term = (i % 2 ? odd : even) * (scale[k] * power(f->point[k], i));
-            o[i] = k > 0 ? o[i] + term : term;
-        }
+// The polynomial with the coefficients y[0] to y[n - 1] at two points, scaled at the pairs by `scale`, at 0 by `zero`.
+INLINE void values_at(const wino_way *f, int k, int n, const float *scale, float zero, const vf *y, vf o[2]) {
+    if (k == 0) {
+        o[0] = f->pairs > 0 ? y[0] * zero : y[0];
+        o[1] = y[n - 1];
+        return;
     }
-    if (f->pairs == 0) {
-        o[0] = m[0];
-    } else {
-        o[0] += m[0] * zero;
-        o[n - 1] += m[f->window - 1];
+    const float by = scale[k - 1], point = f->point[k - 1];
+    vf even = y[0] * by, odd = y[1] * (by * point);
+    CPU_UNROLL for (int i = 2; i < n; i += 2) {
+        even += y[i] * (by * power(point, i));
+        if (i + 1 < n)
+            odd += y[i + 1] * (by * power(point, i + 1));
     }
+    o[0] = even + odd;
+    o[1] = even - odd;
 }
 
-// o = the polynomial with the coefficients y[0] to y[n - 1] at every point, scaled as above.
-INLINE void values_at_points(const wino_way *f, int n, const float *scale, float zero, const vf *y, vf *o) {
-    o[0] = y[0];
-    if (f->pairs == 0)
+// o[i] = sum over the points of value * point^i, i < n, scaled as above; two after two, 0 and infinity last.
+INLINE void add_powers(const wino_way *f, int k, int n, const float *scale, float zero, const vf m[2], vf *o) {
+    if (k == 0) {
+        o[0] = f->pairs > 0 ? o[0] + m[0] * zero : m[0];
+        if (f->pairs > 0)
+            o[n - 1] += m[1];
         return;
-    o[0] *= zero;
-    o[f->window - 1] = y[n - 1];
-    CPU_UNROLL for (int k = 0; k < f->pairs; k++) {
-        vf even = y[0] * scale[k], odd = y[1] * (scale[k] * f->point[k]);
-        CPU_UNROLL for (int i = 2; i < n; i += 2) {
-            even += y[i] * (scale[k] * power(f->point[k], i));
-            if (i + 1 < n)
-                odd += y[i + 1] * (scale[k] * power(f->point[k], i + 1));
-        }
-        o[2 * k + 1] = even + odd;
-        o[2 * k + 2] = even - odd;
+    }
+    const vf even = m[0] + m[1], odd = m[0] - m[1];
+    CPU_UNROLL for (int i = 0; i < n; i++) {
+        const vf term = (i % 2 ? odd : even) * (scale[k - 1] * power(f->point[k - 1], i));
+        o[i] = k > 1 ? o[i] + term : term;
     }
 }
 
 static const float ones[WINO_PAIRS] = {1, 1, 1};
 
-// AT: products to the tile's outputs. A: gradients of the tile's outputs to values.
-INLINE void at(const wino_way *f, const vf *m, vf *o) { sums_of_powers(f, f->tile, ones, 1, m, o); }
-INLINE void a(const wino_way *f, const vf *y, vf *o) { values_at_points(f, f->tile, ones, 1, y, o); }
-// G: taps to values. GT: sums of products to the gradients of the taps.
-INLINE void g(const wino_way *f, const vf *t, vf *o) { values_at_points(f, f->taps, f->scale, 1 / f->all[0], t, o); }
-INLINE void gt(const wino_way *f, const vf *s, vf *o) { sums_of_powers(f, f->taps, f->scale, 1 / f->all[0], s, o); }
+// A: gradients of the tile's outputs to values. G: taps to values.
+INLINE void a(const wino_way *f, int k, const vf *y, vf o[2]) { values_at(f, k, f->tile, ones, 1, y, o); }
+INLINE void g(const wino_way *f, int k, const vf *t, vf o[2]) {
+    values_at(f, k, f->taps, f->scale, 1 / f->all[0], t, o);
+}
+// AT: products to the tile's outputs. GT: sums of products to the gradients of the taps.
+INLINE void at(const wino_way *f, int k, const vf m[2], vf *o) { add_powers(f, k, f->tile, ones, 1, m, o); }
+INLINE void gt(const wino_way *f, int k, const vf s[2], vf *o) {
+    add_powers(f, k, f->taps, f->scale, 1 / f->all[0], s, o);
+}
 
 // Two dimensions ---------------------------------------------------------------------------------------------------
 
-// out(i, j, v): v = transform of in(i, j) along i and then along j; `from` and `to` name members of way. Both
-// dimensions are unrolled, so that everything stays in registers.
-#define BOTH_WAYS(transform, from, to, rows, cols, in, out)                                                            \
-    do {                                                                                                               \
-        vf half_[MOST][MOST];                                                                                          \
+// Each transform runs along i, then along j; all loops are unrolled. Two points at a time, so that what is between the
+// two steps stays in registers.
+
+// out(i, j, v): v = transform (bt, a, g) of in(i, j); `from` names a member of way.
+#define TO_POINTS(transform, from, rows, cols, in, out)                                                                \
+    CPU_UNROLL for (int k_ = 0; k_ <= (rows)->pairs; k_++) {                                                           \
+        vf half_[2][MOST];                                                                                             \
         CPU_UNROLL for (int j_ = 0; j_ < (cols)->from; j_++) {                                                         \
-            vf column_[MOST], result_[MOST];                                                                           \
+            vf column_[MOST], two_[2];                                                                                 \
             CPU_UNROLL for (int i_ = 0; i_ < (rows)->from; i_++) column_[i_] = in(i_, j_);                             \
-            transform(rows, column_, result_);                                                                         \
-            CPU_UNROLL for (int i_ = 0; i_ < (rows)->to; i_++) half_[i_][j_] = result_[i_];                            \
+            transform(rows, k_, column_, two_);                                                                        \
+            half_[0][j_] = two_[0];                                                                                    \
+            half_[1][j_] = two_[1];                                                                                    \
         }                                                                                                              \
-        CPU_UNROLL for (int i_ = 0; i_ < (rows)->to; i_++) {                                                           \
-            vf result_[MOST];                                                                                          \
-            transform(cols, half_[i_], result_);                                                                       \
-            CPU_UNROLL for (int j_ = 0; j_ < (cols)->to; j_++) out(i_, j_, result_[j_]);                               \
+        CPU_UNROLL for (int s_ = 0; s_ < sides(rows); s_++) CPU_UNROLL for (int l_ = 0; l_ <= (cols)->pairs; l_++) {   \
+            vf two_[2];                                                                                                \
+            transform(cols, l_, half_[s_], two_);                                                                      \
+            CPU_UNROLL for (int t_ = 0; t_ < sides(cols); t_++)                                                        \
+                out(place_of(rows, k_, s_), place_of(cols, l_, t_), two_[t_]);                                         \
         }                                                                                                              \
+    }
+
+// The two k after those before it: 0 comes last.
+INLINE int next_two(const wino_way *f, int round) { return round < f->pairs ? round + 1 : 0; }
+
+// out(i, j, v): v = transform (at, gt) of in(i, j); `to` names a member of way.
+#define FROM_POINTS(transform, to, rows, cols, in, out)                                                                \
+    do {                                                                                                               \
+        vf sum_[MOST][MOST];                                                                                           \
+        CPU_UNROLL for (int r_ = 0; r_ <= (cols)->pairs; r_++) {                                                       \
+            vf half_[2][MOST], pair_[2];                                                                               \
+            const int l_ = next_two(cols, r_);                                                                         \
+            CPU_UNROLL for (int t_ = 0; t_ < sides(cols); t_++)                                                        \
+                CPU_UNROLL for (int q_ = 0; q_ <= (rows)->pairs; q_++) {                                               \
+                const int k_ = next_two(rows, q_), j_ = place_of(cols, l_, t_);                                        \
+                CPU_UNROLL for (int s_ = 0; s_ < sides(rows); s_++) pair_[s_] = in(place_of(rows, k_, s_), j_);        \
+                transform(rows, k_, pair_, half_[t_]);                                                                 \
+            }                                                                                                          \
+            CPU_UNROLL for (int i_ = 0; i_ < (rows)->to; i_++) {                                                       \
+                CPU_UNROLL for (int t_ = 0; t_ < sides(cols); t_++) pair_[t_] = half_[t_][i_];                         \
+                transform(cols, l_, pair_, sum_[i_]);                                                                  \
+            }                                                                                                          \
+        }                                                                                                              \
+        CPU_UNROLL for (int i_ = 0; i_ < (rows)->to; i_++) CPU_UNROLL for (int j_ = 0; j_ < (cols)->to; j_++)          \
+            out(i_, j_, sum_[i_][j_]);                                                                                 \
     } while (0)
 
 // Where a tile lies: its image and its first output pixel.
@@ -168,10 +205,10 @@ INLINE void find_pixels(const float **pixel, int rows, int cols, const wino_run 
 
 // n channels of one window.
 INLINE void input_vector(const wino_way *rows, const wino_way *cols, const float *const *pixel, int64_t channel,
-                         int64_t n, float *to, int64_t pitch) {
+                         int64_t n, float *to, int64_t pitch){
 #define PIXEL(i, j) vf_load_n(pixel[(i)*cols->window + (j)] + channel, n)
 #define STORE(i, j, v) vf_store(to + ((i)*cols->window + (j)) * pitch + channel, v)
-    BOTH_WAYS(bt, window, window, rows, cols, PIXEL, STORE);
+    TO_POINTS(bt, window, rows, cols, PIXEL, STORE)
 #undef PIXEL
 #undef STORE
 }
@@ -195,10 +232,10 @@ INLINE void input(const wino_way *rows, const wino_way *cols, const wino_run *r,
 
 // n channels of one tile of gradients.
 INLINE void gradient_vector(const wino_way *rows, const wino_way *cols, const float *const *pixel, int64_t channel,
-                            int64_t n, float *to, int64_t pitch) {
+                            int64_t n, float *to, int64_t pitch){
 #define PIXEL(i, j) vf_load_n(pixel[(i)*cols->tile + (j)] + channel, n)
 #define STORE(i, j, v) vf_store(to + ((i)*cols->window + (j)) * pitch + channel, v)
-    BOTH_WAYS(a, tile, window, rows, cols, PIXEL, STORE);
+    TO_POINTS(a, tile, rows, cols, PIXEL, STORE)
 #undef PIXEL
 #undef STORE
 }
@@ -248,7 +285,7 @@ INLINE void output_vector(const wino_way *rows, const wino_way *cols, const floa
 #define STORE(i, j, v)                                                                                                 \
     if ((i) < height && (j) < width)                                                                                   \
     vf_store_n(AT(to, i, j), add ? (v) + bias + vf_load_n(AT(add, i, j), n) : (v) + bias, n)
-    BOTH_WAYS(at, window, tile, rows, cols, PRODUCT, STORE);
+    FROM_POINTS(at, tile, rows, cols, PRODUCT, STORE);
 #undef PRODUCT
 #undef AT
 #undef STORE
@@ -281,7 +318,7 @@ INLINE void weights(const wino_way *rows, const wino_way *cols, float taps[][WIN
     for (int64_t i = 0; i < count; i++) {
 #define TAP(y, x) vf_load(&taps[(y)*cols->taps + (x)][i * VF_LANES])
 #define STORE(y, x, v) vf_store(to + ((y)*cols->window + (x)) * pitch + i * width, v)
-        BOTH_WAYS(g, taps, window, rows, cols, TAP, STORE);
+        TO_POINTS(g, taps, rows, cols, TAP, STORE)
 #undef TAP
 #undef STORE
     }
@@ -301,7 +338,7 @@ INLINE void finish(const wino_way *rows, const wino_way *cols, const float *sums
     VF_LOOP(k, n, outs) {
 #define SUM(i, j) vf_load(sums + k + ((i)*cols->window + (j)) * pitch)
 #define STORE(i, j, v) store_taps(to + k * strides[0] + (i)*strides[1] + (j)*strides[2], strides[0], v, n)
-        BOTH_WAYS(gt, window, taps, rows, cols, SUM, STORE);
+        FROM_POINTS(gt, taps, rows, cols, SUM, STORE);
 #undef SUM
 #undef STORE
     }
