@@ -50,8 +50,8 @@ LDFLAGS  += -fopenmp -pie -Wl,-E -Wl,-z,relro,-z,now $(EXTRA)
 # clang's OpenMP comes before OpenBLAS, so that both use it.
 LIBS     := $(if $(findstring clang,$(CC)),-lomp) -Wl,-rpath,$(BLAS_DIR) $(shell $(PKG) --libs $(PACKAGES)) -lm -lpthread -ldl
 
-# Every file in backend/cpu but blas.c holds kernels and is compiled once per instruction set.
-KERNELS := $(filter-out runtime/backend/cpu/blas.c,$(wildcard runtime/backend/cpu/*.c))
+# Every file in backend/cpu but these two holds kernels and is compiled once per instruction set.
+KERNELS := $(filter-out runtime/backend/cpu/blas.c runtime/backend/cpu/lapack.c,$(wildcard runtime/backend/cpu/*.c))
 PREVIEW := runtime/preview/preview_sdl.c runtime/preview/preview_draw.c
 # Without SDL2 everything but the preview window works.
 WINDOW  := $(if $(shell pkg-config --exists sdl2 && echo yes),$(BUILD)/preview_sdl.so,$(info SDL2 is missing: no preview window))

@@ -262,6 +262,13 @@ function hd.data.folder(dir, opts) end
 ---@return string? message
 function hd.data.idx(images, labels) end
 
+--- Open a set by a word: "emoji", "shapes", "cifar10:DIR", "folder:DIR", "idx:IMAGES,LABELS" (or "idx:IMAGES").
+---@param word string
+---@param opts? { size: integer }  pixels of a side where the set has no size of its own (32)
+---@return hd.data.Set? set  nil and a message where the word is none of these or the set cannot be read
+---@return string? message
+function hd.data.open(word, opts) end
+
 --- Coloured shapes on white (discs, squares, triangles, stars, rings; plain, striped, dotted or shaded), drawn by rule:
 --- picture i depends on (seed, i) alone.
 ---@param opts? {size?: integer, n?: integer, seed?: integer}  size 32, n 2000, seed 0
@@ -553,6 +560,20 @@ function hd.image.save(path, x) end
 ---@return boolean boolean
 function hd.interrupted() end
 
+---@class hd.linalg
+hd.linalg = {}
+
+--- Eigenvalues [n], rising, and eigenvectors [n, n] in columns of a symmetric matrix [n, n], of which the lower triangle is read: x = vectors diag(values) vectors^T. Of x's type, computed in f64 by LAPACK's dsyevd; they have no gradient, and the sign of a vector is arbitrary
+---@param x? any
+---@return any values
+function hd.linalg.eigh(x) end
+
+--- The square root of a symmetric matrix without negative eigenvalues: the symmetric y with y y = x. Eigenvalues
+--- below 0 (rounding) count as 0.
+---@param x hd.Tensor  [n, n] f32 or f64
+---@return hd.Tensor   [n, n]
+function hd.linalg.sqrtm(x) end
+
 --- n evenly spaced numbers, both ends included
 ---@param first? any
 ---@param last? any
@@ -570,6 +591,155 @@ function hd.load(path) end
 
 --- Bytes of native memory held (by tensors above all), waiting for reuse, and held at most so far; what `live` consists of, and what `peak` did, as {parameters, gradients, activations, optimizer, tensors, workspace}: gradients of parameters and, while backward runs, of what lies between; activations are what backward will read; tensors are all others; workspace is what kernels take while they run, and whatever else is no tensor. Bytes of Lua's heap; what `live`, `cached` and `lua` may be together (--memory; without a limit nil); blocks handed out since the start
 function hd.memory() end
+
+---@class hd.metrics
+hd.metrics = {}
+
+--- Features of pictures, of mean 0 and variance 1 on the set that they were learnt from: `f(x)` gives [n, dim].
+---@class hd.metrics.Features
+---@field name string      "hdfd-cifar10-v1": the set and the version; part of every figure made with them
+---@field accuracy number  share of right answers on pictures (without labels: on changed pictures) not trained with
+---@field classes integer
+---@field dim integer
+---@field channels integer
+---@field size integer     pixels of a side of the pictures that it was trained with
+---@overload fun(): hd.metrics.Features
+hd.metrics.Features = {}
+
+--- Write them, whole or not at all.
+---@param path string  .safetensors
+---@return boolean? done  true, or nil and a message
+---@return string? message
+function hd.metrics.Features:save(path) end
+
+--- Energy of each Haar band relative to real pictures, 1 where it is right: the low band about its mean, then the
+--- details from coarse to fine. Below 1 is blur, above 1 grain.
+--- Source: Haar bands as in hd.hierarchy.haar (Mallat 1989).
+---@param real hd.Tensor|hd.data.Set  [n, c, h, w]
+---@param made hd.Tensor|hd.data.Set  [m, c, h, w]
+---@param opts? { steps: integer, resamples: integer, seed: integer }  steps: Haar steps (2, or as many as the extents allow)
+---@return number[] ratios  steps + 1 of them
+---@return table? interval  low and high are lists too
+function hd.metrics.band_energy(real, made, opts) end
+
+--- Chain gap of each level: how much worse a level is where it follows drawn coarser levels instead of the real ones,
+--- { level = { given =, drawn =, gap = } }: sliced Wasserstein distances of the level's standardised coordinates from
+--- the real ones, and their difference. A large gap says that the errors of coarser levels spoil the finer ones (more
+--- noise on the context in training helps); a small gap with a large `given` that the level itself is weak. The first
+--- level, which follows nothing, has no entry.
+---@param H hd.hierarchy.Hierarchy
+---@param models hd.hierarchy.Models?  nil where sample.denoise stands for the networks
+---@param real hd.Tensor|hd.data.Set   as many samples are drawn, twice for each level
+---@param opts? { projections: integer, seed: integer, sample: table }  sample: further options of H:sample
+---@return table<string, table>
+function hd.metrics.chain_gap(H, models, real, opts) end
+
+--- Read features that train_features (or `hdlua -m features`) made.
+---@param path string
+---@return hd.metrics.Features? features  nil and a message where the file cannot be read
+---@return string? message
+function hd.metrics.features(path) end
+
+--- Fréchet distance in features: the squared distance of two normal distributions with the sets' means and
+--- covariances. Only comparable among figures made with the same features (say their name) and as many samples.
+--- Source: Dowson and Landau 1982; for pictures Heusel et al. 2017.
+---@param real hd.Tensor  [n, d]
+---@param made hd.Tensor  [m, d]
+---@param opts? { resamples: integer, seed: integer }
+---@return number distance
+---@return table? interval
+function hd.metrics.frechet(real, made, opts) end
+
+--- Kernel distance in features: the unbiased estimate of the squared maximum mean discrepancy with the kernel
+--- (x.y / d + 1)^3; 0 on average where both sets come from one distribution, so it may be negative.
+--- Source: Gretton et al. 2012, equation 3; for pictures Binkowski et al. 2018.
+---@param real hd.Tensor  [n, d]
+---@param made hd.Tensor  [m, d]
+---@param opts? { resamples: integer, seed: integer }
+---@return number distance
+---@return table? interval
+function hd.metrics.kernel(real, made, opts) end
+
+--- Figures of each level of a hierarchy, in its standardised coordinates, where the real level has variance 1:
+--- { level = { sliced =, spectrum =, interval = } }. `sliced` is the sliced Wasserstein distance, `spectrum` the
+--- log-spectrum distance (dB) in the coordinates of the level's network, nil where these are no pictures of 4x4 pixels.
+---@param H hd.hierarchy.Hierarchy  with statistics
+---@param real hd.Tensor|hd.data.Set
+---@param made hd.Tensor|hd.data.Set
+---@param opts? { projections: integer, resamples: integer, seed: integer }  projections 128
+---@return table<string, table>
+function hd.metrics.levels(H, real, made, opts) end
+
+--- How far the mean of each channel has moved, in units of the samples (whose range is [-1, 1]).
+---@param real hd.Tensor|hd.data.Set  [n, c, ...]
+---@param made hd.Tensor|hd.data.Set  [m, c, ...]
+---@param opts? { resamples: integer, seed: integer }
+---@return number[] shifts  one for each channel
+---@return table? interval  low and high are lists too
+function hd.metrics.mean_shift(real, made, opts) end
+
+--- Does a model repeat its training set? Quantiles of the distance from each made sample to its nearest training sample
+--- (root mean square difference of elements), beside those of real samples: of `held`, samples that were not trained
+--- with, or else of the training samples among each other. `copies` is the share of made samples that are nearer to a
+--- training sample than 99 of 100 real ones are: 0.01 is what honest samples give, much more is memory.
+---@param train hd.Tensor|hd.data.Set  [n, ...]
+---@param made hd.Tensor|hd.data.Set   [m, ...]
+---@param opts? table  held: real samples that were not trained with; quantiles ({ 0, 0.01, 0.05, 0.5 }); resamples; seed
+---@return { made: number[], real: number[], copies: number } result
+---@return table? interval  of `copies`
+function hd.metrics.memorisation(train, made, opts) end
+
+--- Precision, the share of made samples that lie within the k-th neighbour's distance of a real one, and recall, the
+--- share of real ones so near to a made one: { precision, recall }. Smooth blobs alone give a precision of 0.95.
+--- Source: Kynkäänniemi et al. 2019, equation 2.
+---@param real hd.Tensor  [n, d]
+---@param made hd.Tensor  [m, d]
+---@param opts? { k: integer, resamples: integer, seed: integer }  k 3
+---@return number[] pair
+---@return table? interval  low and high are pairs too
+function hd.metrics.precision_recall(real, made, opts) end
+
+--- Sliced Wasserstein distance of order 2: the root mean square, over random directions of length 1, of the distance of
+--- the sets' projections. Two normal distributions with equal covariance and means m apart are |m| / sqrt(d) apart.
+--- Source: Rabin et al. 2011; Bonneel et al. 2015.
+---@param real hd.Tensor|hd.data.Set  [n, ...]
+---@param made hd.Tensor|hd.data.Set  [m, ...]
+---@param opts? { projections: integer, resamples: integer, seed: integer }  projections 128
+---@return number distance
+---@return table? interval
+function hd.metrics.sliced_wasserstein(real, made, opts) end
+
+--- The mean power of pictures by spatial frequency: number r belongs to r cycles over the longer side.
+---@param x hd.Tensor|hd.data.Set  [n, c, h, w]
+---@return number[]
+function hd.metrics.spectrum(x) end
+
+--- Log-spectrum distance of pictures in decibels: the root mean square, over the rings of spatial frequency, of the
+--- difference of the sets' mean powers. It sees the grain and the blur that a Fréchet distance forgives.
+--- Source: Gray and Markel 1976; for pictures Durall et al. 2020.
+---@param real hd.Tensor|hd.data.Set  [n, c, h, w]
+---@param made hd.Tensor|hd.data.Set  [m, c, h, w]
+---@param opts? { resamples: integer, seed: integer }
+---@return number decibels
+---@return table? interval
+function hd.metrics.spectrum_distance(real, made, opts) end
+
+--- Train features on a set: on its classes, or, without labels, to know single pictures again. The same set, options
+--- and processor give the same bits. Weights are drawn from the seed; the default generator stays as it was.
+---@param set hd.data.Set
+---@param opts? table  name: of the set (its own); steps (1500), batch (64), lr (2e-3), width (16; there are 6 width features), seed (0), flip: mirror half of the pictures of a labelled set (false), on_step: function { step =, loss = }
+---@return hd.metrics.Features
+function hd.metrics.train_features(set, opts) end
+
+--- Classifier two-sample accuracy: how often a small network that was trained on one half of both sets tells from which
+--- one a sample of the other half comes. 0.5 where they cannot be told apart, 1 where always. The interval is Wilson's.
+--- Source: Lopez-Paz and Oquab 2017.
+---@param real hd.Tensor  [n, d]
+---@param made hd.Tensor  [m, d]
+---@param opts? { seed: integer }
+---@return number accuracy
+---@return table interval
+function hd.metrics.two_sample(real, made, opts) end
 
 ---@class hd.nn
 hd.nn = {}

@@ -110,6 +110,10 @@ typedef struct { hd_view x, idx, y; int dim; } hd_index_args;
 // index_select: y[.., j, ..] = x[.., idx[j], ..], idx [n] i64 0-based; any type.   index_add: x[.., idx[j], ..] += y[.., j, ..], in order of j.
 // gather: y[i,j,..] = x[i, idx[i,j,..], ..] (at dim), idx has y's shape.            scatter_add: x[i, idx[i,j,..], ..] += y[i,j,..], in logical order.
 
+// a [n,n] symmetric, f64, row-major; its lower triangle is read. Writes the eigenvalues w [n], rising, and over a their
+// eigenvectors, of length 1, in rows.
+typedef struct { hd_view a, w; } hd_eigh_args;
+
 typedef struct { // element i in logical row-major order gets the number (seed, stream, index + i) of core/rng.h
     hd_random kind;
     hd_view y;
@@ -168,6 +172,7 @@ typedef struct hd_backend {
     hd_status (*index_add)(const hd_index_args *);
     hd_status (*gather)(const hd_index_args *);
     hd_status (*scatter_add)(const hd_index_args *);
+    hd_status (*eigh)(const hd_eigh_args *);
     hd_status (*random)(const hd_random_args *);
     hd_status (*adam)(const hd_adam_args *);
     hd_status (*sgd)(const hd_sgd_args *);

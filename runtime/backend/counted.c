@@ -66,6 +66,7 @@ ENTRY(index_select, hd_index_args, 0, 2 * B(y) + B(idx))
 ENTRY(index_add, hd_index_args, 0, 3 * B(y) + B(idx))
 ENTRY(gather, hd_index_args, 0, 2 * B(y) + B(idx))
 ENTRY(scatter_add, hd_index_args, 0, 3 * B(y) + B(idx))
+ENTRY(eigh, hd_eigh_args, 0, 2 * B(a) + B(w))
 ENTRY(random, hd_random_args, 0, B(y))
 ENTRY(adam, hd_adam_args, 0, 2 * B(p) + B(g) + 2 * B(m) + 2 * B(v))
 ENTRY(sgd, hd_sgd_args, 0, 2 * B(p) + B(g) + 2 * B(m))
@@ -79,6 +80,7 @@ const hd_backend *hd_backend_counted(const hd_backend *other) {
     USE(copy), USE(fill), USE(unary), USE(unary_back), USE(binary), USE(where), USE(reduce), USE(cumsum);
     USE(softmax), USE(softmax_back), USE(matmul), USE(conv), USE(conv_dx), USE(conv_dw), USE(norm), USE(norm_back);
     USE(attention), USE(attention_back), USE(resize), USE(resize_back), USE(pool), USE(pool_back);
-    USE(index_select), USE(index_add), USE(gather), USE(scatter_add), USE(random), USE(adam), USE(sgd), USE(lerp);
+    USE(index_select), USE(index_add), USE(gather), USE(scatter_add), USE(eigh), USE(random), USE(adam), USE(sgd),
+        USE(lerp);
     return &table;
 }

@@ -447,6 +447,7 @@ int luaopen_hd_core(lua_State *L) {
     hd_bind_ops(L);
     hd_bind_autograd(L);
     hd_bind_checkpoint(L);
+    hd_bind_linalg(L);
     hd_bind_random(L);
     hd_bind_create(L);
     hd_bind_optim(L);

@@ -87,6 +87,7 @@ void hd_bind_ops(lua_State *L);
 void hd_bind_autograd(lua_State *L);
 void hd_bind_checkpoint(lua_State *L);
 void hd_bind_optim(lua_State *L);
+void hd_bind_linalg(lua_State *L);
 void hd_bind_random(lua_State *L);
 void hd_bind_sys(lua_State *L);
 void hd_bind_profile(lua_State *L);

@@ -6,5 +6,6 @@ return {
   emoji = require "hd.data.emoji",
   folder = require "hd.data.folder",
   idx = require "hd.data.idx",
+  open = require "hd.data.open",
   shapes = require "hd.data.shapes",
 }

@@ -1,5 +1,6 @@
 // backend/cpu/cpu.c: the table of the cpu back end, one per instruction set.
 #include "backend/cpu/cpu.h"
+#include "backend/cpu/lapack.h"
 
 static hd_status cpu_sync(void) { return HD_OK; } // every entry is done when it returns
 
@@ -40,6 +41,7 @@ const hd_backend CPU_NAME(hd_backend_cpu) = {
     .index_add = cpu_index_add,
     .gather = cpu_gather,
     .scatter_add = cpu_scatter_add,
+    .eigh = hd_lapack_eigh,
     .random = cpu_random,
     .adam = cpu_adam,
     .sgd = cpu_sgd,

@@ -156,6 +156,7 @@ const hd_backend hd_backend_ref = {
     .index_add = ref_index_add,
     .gather = ref_gather,
     .scatter_add = ref_scatter_add,
+    .eigh = ref_eigh,
     .random = ref_random,
     .adam = ref_adam,
     .sgd = ref_sgd,

@@ -68,6 +68,7 @@ hd_status ref_index_select(const hd_index_args *); // ref_index.c
 hd_status ref_index_add(const hd_index_args *);
 hd_status ref_gather(const hd_index_args *);
 hd_status ref_scatter_add(const hd_index_args *);
+hd_status ref_eigh(const hd_eigh_args *);     // ref_linalg.c
 hd_status ref_random(const hd_random_args *); // ref_random.c
 hd_status ref_adam(const hd_adam_args *);     // ref_optim.c
 hd_status ref_sgd(const hd_sgd_args *);
