@@ -527,11 +527,14 @@ static void preparation_free(preparation *p) {
 static hd_status prepare(hd_tensor *root, hd_tensor *dy, preparation *p) {
     size_t widest = 1;
     *p = (preparation){0};
-    if (dy) { // in the root's memory order, which its backward rule wants
+    if (!dy) {
+        HD_CHECK(hd_do_full_like(root, 1, &p->seed));
+    } else if (hd_tensor_is_dense(dy) &&
+               memcmp(dy->strides, root->strides, (size_t)root->ndim * sizeof *dy->strides) == 0) {
+        HD_CHECK(hd_tensor_detach(dy, &p->seed)); // shared with the caller, so no rule writes into it
+    } else {                                      // in the root's memory order, which its backward rule wants
         HD_CHECK(hd_tensor_new_like(root, root->dtype, &p->seed));
         HD_CHECK(hd_do_copy(dy, p->seed));
-    } else {
-        HD_CHECK(hd_do_full_like(root, 1, &p->seed));
     }
     if (!root->node)
         return HD_OK;

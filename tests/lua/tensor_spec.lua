@@ -202,6 +202,19 @@ describe("gradients", function()
     assert.is_false(a:detach():requires_grad())
   end)
 
+  it("share nothing with the one that backward is given", function()
+    local functions = {
+      function(v) return v end, function(v) return v + v end, function(v) return v:exp() end,
+      function(v) return v:view(4):view(2, 2) end, function(v) return v:relu():transpose(1, 2) end,
+    }
+    for _, f in ipairs(functions) do
+      local a, dy = hd.tensor({ { 0, 0 }, { 0, 0 } }, { requires_grad = true }), hd.tensor { { 1, 2 }, { 3, 4 } }
+      f(a):backward(dy)
+      hd.no_grad(function() a:grad():add_(5) end)
+      same({ { 1, 2 }, { 3, 4 } }, dy)
+    end
+  end)
+
   it("are not recorded in hd.no_grad, in both its forms", function()
     local a = hd.ones(2):requires_grad_()
     local y, z = hd.no_grad(function() return a * 2, 5 end)
