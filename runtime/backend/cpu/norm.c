@@ -24,7 +24,6 @@ enum { ROWS = 16 }; // positions whose sums stay in float before they go to doub
         }                                                                                                              \
     }
 
-static inline vf silu(vf z) { return z * vf_sigmoid(z); }
 static inline vf silu_slope(vf z) {
     const vf s = vf_sigmoid(z);
     return s + z * (s - s * s);
@@ -32,12 +31,19 @@ static inline vf silu_slope(vf z) {
 
 static int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
 
-// Channels of one block: whole groups and whole vectors, 64 or more.
-static int64_t channel_block(int64_t c, int64_t groups) {
+// How a tensor is cut into tasks: blocks of channels, image after image.
+typedef struct {
+    int64_t block, blocks, tasks; // channels of a block (of the last: what is left); blocks of an image; of all images
+} cutting;
+
+// A block is whole groups and whole vectors, 64 channels or more.
+static cutting cut_channels(const hd_view *x, int64_t groups) {
+    const int64_t c = x->shape[1];
     int64_t step = c / groups;
     while (step % VF_LANES != 0)
         step += c / groups;
-    return min64((64 + step - 1) / step * step, c);
+    const int64_t block = min64((64 + step - 1) / step * step, c), blocks = (c + block - 1) / block;
+    return (cutting){block, blocks, x->shape[0] * blocks};
 }
 
 static float channel_weight(const hd_view *v, int64_t c, float absent) {
@@ -45,6 +51,20 @@ static float channel_weight(const hd_view *v, int64_t c, float absent) {
 }
 
 static float *image(const hd_view *v, int64_t n) { return v->data ? (float *)v->data + n * v->strides[0] : NULL; }
+
+// Where task t begins in v. NULL: v is absent.
+static float *block_at(const hd_view *v, const cutting *cut, int64_t t) {
+    return v->data ? image(v, t / cut->blocks) + t % cut->blocks * cut->block : NULL;
+}
+
+// Where the task begins that this thread most likely runs after t, to be fetched meanwhile. NULL: there is none.
+static const float *block_after(const hd_view *v, const cutting *cut, int64_t t) {
+    t += hd_threads();
+    return t < cut->tasks ? block_at(v, cut, t) : NULL;
+}
+
+// Into the second-level cache.
+static inline void fetch(const float *p) { __builtin_prefetch(p, 0, 2); }
 
 // Channels: forward -------------------------------------------------------------------------------------------------
 
@@ -91,21 +111,24 @@ static void group_moments(const float *shift, const double *sum, const double *s
 }
 
 NORM_INLINE void apply_column(const float *x, int64_t xs, float *y, int64_t ys, vf scale, vf shift, int64_t rows,
-                              int64_t count, hd_activation act) {
+                              int64_t count, hd_activation act, const float *next) {
     for (int64_t r = 0; r < rows; r++) {
+        if (next)
+            fetch(next + r * xs);
+        __builtin_prefetch(y + (r + ROWS) * ys, 1);
         const vf z = vf_load_n(x + r * xs, count) * scale + shift;
-        vf_store_n(y + r * ys, act == HD_ACT_SILU ? silu(z) : z, count);
+        vf_store_n(y + r * ys, act == HD_ACT_SILU ? vf_silu(z) : z, count);
     }
 }
 
-// y = act(x * scale[c] + shift[c])
+// y = act(x * scale[c] + shift[c]); meanwhile `next` is fetched, which lies as x does (NULL: nothing).
 static void apply_channels(const float *x, int64_t xs, float *y, int64_t ys, const float *scale, const float *shift,
-                           int64_t c, int64_t positions, hd_activation act) {
+                           int64_t c, int64_t positions, hd_activation act, const float *next) {
     for (int64_t p = 0; p < positions; p += ROWS) {
         const int64_t rows = min64(ROWS, positions - p);
         FOR_COLUMNS(i, count, c,
                     apply_column(x + p * xs + i, xs, y + p * ys + i, ys, vf_load_n(scale + i, count),
-                                 vf_load_n(shift + i, count), rows, count, act));
+                                 vf_load_n(shift + i, count), rows, count, act, next ? next + p * xs + i : NULL));
     }
 }
 
@@ -129,7 +152,9 @@ static scratch scratch_at(char *space, int64_t task, int64_t block) {
     return s;
 }
 
-static void norm_channels_task(const hd_norm_args *a, int64_t n, int64_t c0, int64_t c, scratch s) {
+// The statistics of the groups in the channels [c0, c0 + c) of image n: mean and rstd of `a` are written, and what
+// normalises them, y = x scale + shift with the weight and bias in it, goes to s.f[0] and s.f[1].
+static void group_statistics(const hd_norm_args *a, int64_t n, int64_t c0, int64_t c, scratch s) {
     const int64_t positions = a->x.shape[2], width = a->x.shape[1] / a->groups;
     const float *x = image(&a->x, n) + c0;
     channel_sums(x, a->x.strides[2], c, positions, s.sum, s.squares);
@@ -146,18 +171,20 @@ static void norm_channels_task(const hd_norm_args *a, int64_t n, int64_t c0, int
             s.f[1][i] = (float)((double)channel_weight(&a->b, c0 + i, 0) - mean * scale);
         }
     }
-    apply_channels(x, a->x.strides[2], image(&a->y, n) + c0, a->y.strides[2], s.f[0], s.f[1], c, positions, a->act);
 }
 
 static hd_status norm_channels(const hd_norm_args *a) {
-    const int64_t c = a->x.shape[1], block = channel_block(c, a->groups), blocks = (c + block - 1) / block;
-    const int64_t tasks = a->x.shape[0] * blocks;
-    char *space = hd_alloc((size_t)tasks * scratch_bytes(block));
+    const cutting cut = cut_channels(&a->x, a->groups);
+    const size_t bytes = (size_t)cut.tasks * scratch_bytes(cut.block);
+    char *space = hd_alloc(bytes);
     if (!space)
-        return hd_fail(HD_ENOMEM, "norm: no memory for a workspace of %zu bytes", (size_t)tasks * scratch_bytes(block));
-    CPU_PARALLEL_FOR(t, tasks) {
-        const int64_t c0 = t % blocks * block;
-        norm_channels_task(a, t / blocks, c0, min64(block, c - c0), scratch_at(space, t, block));
+        return hd_fail(HD_ENOMEM, "norm: no memory for a workspace of %zu bytes", bytes);
+    CPU_PARALLEL_FOR(t, cut.tasks) {
+        const int64_t c0 = t % cut.blocks * cut.block, c = min64(cut.block, a->x.shape[1] - c0);
+        const scratch s = scratch_at(space, t, cut.block);
+        group_statistics(a, t / cut.blocks, c0, c, s);
+        apply_channels(block_at(&a->x, &cut, t), a->x.strides[2], block_at(&a->y, &cut, t), a->y.strides[2], s.f[0],
+                       s.f[1], c, a->x.shape[2], a->act, block_after(&a->x, &cut, t));
     }
     hd_free(space);
     return HD_OK;
@@ -166,8 +193,9 @@ static hd_status norm_channels(const hd_norm_args *a) {
 // Channels: backward ------------------------------------------------------------------------------------------------
 
 typedef struct {
-    const float *x, *dy, *add; // add: NULL if there is none
-    float *dx;                 // NULL: not wanted
+    const float *x, *dy, *add;     // add: NULL if there is none
+    const float *next_x, *next_dy; // of the task after, fetched on the way; NULL: there is none
+    float *dx;                     // NULL: not wanted
     int64_t xs, dys, adds, dxs, c, positions;
     hd_activation act;
 } planes; // one task's part of an image: c channels at each position
@@ -225,6 +253,10 @@ NORM_INLINE void apply_back_column(const planes *t, const float *dz, int64_t dzs
     const float *add = t->add ? t->add + p * t->adds + i : NULL;
     float *pdx = t->dx + p * t->dxs + i;
     for (int64_t r = 0; r < rows; r++) {
+        if (t->next_x) {
+            fetch(t->next_x + (p + r) * t->xs + i);
+            fetch(t->next_dy + (p + r) * t->dys + i);
+        }
         const vf g = vf_load_n(pdz + r * dzs, count), x = vf_load_n(px + r * t->xs, count);
         const vf v = g * k0 + (x * k1 + k2);
         vf_store_n(pdx + r * t->dxs, add ? v + vf_load_n(add + r * t->adds, count) : v, count);
@@ -244,12 +276,16 @@ static void apply_back(const planes *task, const coefficients *k) {
     }
 }
 
-static void norm_back_channels_task(const hd_norm_back_args *a, int64_t n, int64_t c0, int64_t c, scratch s) {
+static void norm_back_channels_task(const hd_norm_back_args *a, const cutting *cut, int64_t task, scratch s) {
     const int64_t width = a->x.shape[1] / a->groups, positions = a->x.shape[2];
-    const planes t = {.x = image(&a->x, n) + c0,
-                      .dy = image(&a->dy, n) + c0,
-                      .add = a->add.data ? image(&a->add, n) + c0 : NULL,
-                      .dx = a->dx.data ? image(&a->dx, n) + c0 : NULL,
+    const int64_t n = task / cut->blocks, c0 = task % cut->blocks * cut->block;
+    const int64_t c = min64(cut->block, a->x.shape[1] - c0);
+    const planes t = {.x = block_at(&a->x, cut, task),
+                      .dy = block_at(&a->dy, cut, task),
+                      .add = block_at(&a->add, cut, task),
+                      .next_x = block_after(&a->x, cut, task),
+                      .next_dy = block_after(&a->dy, cut, task),
+                      .dx = block_at(&a->dx, cut, task),
                       .xs = a->x.strides[2],
                       .dys = a->dy.strides[2],
                       .adds = a->add.strides[2],
@@ -303,34 +339,36 @@ static void add_partials(const hd_view *to, int64_t c, double (*partial)(const v
 
 typedef struct {
     char *space;
-    int64_t block, blocks;
+    const cutting *cut;
 } channel_partials;
+
+static scratch partials_at(const channel_partials *p, int64_t n, int64_t c) {
+    return scratch_at(p->space, n * p->cut->blocks + c / p->cut->block, p->cut->block);
+}
 
 static double partial_sum(const void *context, int64_t n, int64_t c) {
     const channel_partials *p = context;
-    return scratch_at(p->space, n * p->blocks + c / p->block, p->block).sum[c % p->block];
+    return partials_at(p, n, c).sum[c % p->cut->block];
 }
 
 static double partial_square(const void *context, int64_t n, int64_t c) {
     const channel_partials *p = context;
-    return scratch_at(p->space, n * p->blocks + c / p->block, p->block).squares[c % p->block];
+    return partials_at(p, n, c).squares[c % p->cut->block];
 }
 
 static hd_status norm_back_channels(const hd_norm_back_args *a) {
-    const int64_t c = a->x.shape[1], block = channel_block(c, a->groups), blocks = (c + block - 1) / block;
-    const int64_t tasks = a->x.shape[0] * blocks;
-    char *space = hd_alloc((size_t)tasks * scratch_bytes(block));
+    const cutting cut = cut_channels(&a->x, a->groups);
+    const size_t bytes = (size_t)cut.tasks * scratch_bytes(cut.block);
+    char *space = hd_alloc(bytes);
     if (!space)
-        return hd_fail(HD_ENOMEM, "norm: no memory for a workspace of %zu bytes", (size_t)tasks * scratch_bytes(block));
-    CPU_PARALLEL_FOR(t, tasks) {
-        const int64_t c0 = t % blocks * block;
-        norm_back_channels_task(a, t / blocks, c0, min64(block, c - c0), scratch_at(space, t, block));
-    }
-    const channel_partials partials = {space, block, blocks};
+        return hd_fail(HD_ENOMEM, "norm: no memory for a workspace of %zu bytes", bytes);
+    CPU_PARALLEL_FOR(t, cut.tasks)
+    norm_back_channels_task(a, &cut, t, scratch_at(space, t, cut.block));
+    const channel_partials partials = {space, &cut};
     if (a->db.data)
-        add_partials(&a->db, c, partial_sum, &partials, a->x.shape[0]);
+        add_partials(&a->db, a->x.shape[1], partial_sum, &partials, a->x.shape[0]);
     if (a->dw.data)
-        add_partials(&a->dw, c, partial_square, &partials, a->x.shape[0]);
+        add_partials(&a->dw, a->x.shape[1], partial_square, &partials, a->x.shape[0]);
     hd_free(space);
     return HD_OK;
 }
@@ -369,7 +407,7 @@ static void norm_row(const hd_norm_args *a, int64_t n) {
             vf z = (vf_load_n(x + i, count) - mean) * rstd;
             z = w ? z * vf_load_n(w + i, count) : z;
             z = b ? z + vf_load_n(b + i, count) : z;
-            vf_store_n(y + i, a->act == HD_ACT_SILU ? silu(z) : z, count);
+            vf_store_n(y + i, a->act == HD_ACT_SILU ? vf_silu(z) : z, count);
         }
     }
 }

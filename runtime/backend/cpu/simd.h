@@ -175,15 +175,35 @@ static inline float vf_sum(vf x) {
     return x[0];
 }
 
-// 2^k for -126 <= k <= 127.
-static inline vf vf_pow2(vi k) { return (vf)((k + 127) << 23); }
+// Whole numbers stay in float: adding 1.5 * 2^23 leaves one in the low bits of the mantissa.
+#define VF_MAGIC 12582912.0f
+
+// 2^k for whole -126 <= k <= 127.
+static inline vf vf_pow2(vf k) { return (vf)((vi)(k + (VF_MAGIC + 127.0f)) << 23); }
+
+// a 2^k for whole -126 <= k <= 127.
+static inline vf vf_scale(vf a, vf k) {
+#ifdef __AVX512F__
+    return (vf)_mm512_scalef_ps((__m512)a, (__m512)k);
+#else
+    return a * vf_pow2(k);
+#endif
+}
+
+// The same for -252 <= k <= 254: denormals and infinity come out right.
+static inline vf vf_scale_far(vf a, vf k) {
+#ifdef __AVX512F__
+    return vf_scale(a, k);
+#else
+    const vf half = (k * 0.5f + VF_MAGIC) - VF_MAGIC;
+    return vf_scale(vf_scale(a, half), k - half);
+#endif
+}
 
 // x = k ln 2 + r, |r| <= ln 2 / 2; *k_out = k, returns r. |x| below 1e5.
-static inline vf vf_exp_reduce(vf x, vi *k_out) {
-    const vf magic = vf_set(12582912.0f); // 1.5 * 2^23: adding it rounds to the nearest integer
-    const vf shifted = x * 1.44269504f + magic;
-    *k_out = (vi)shifted - (vi)magic;
-    const vf k = shifted - magic;
+static inline vf vf_exp_reduce(vf x, vf *k_out) {
+    const vf k = (x * 1.44269504f + VF_MAGIC) - VF_MAGIC; // rounded to the nearest
+    *k_out = k;
     return (x - k * 0.693145752f) - k * 1.42860677e-6f; // ln 2 in two parts, the first of 15 bits
 }
 
@@ -195,14 +215,15 @@ static inline vf vf_exp_poly(vf r) {
     return p * r + 0.49999994f;
 }
 
+// e^r on [-ln 2 / 2, ln 2 / 2]
+static inline vf vf_exp_near(vf r) { return (vf_exp_poly(r) * r + 1.0f) * r + 1.0f; }
+
 // e^(x + low) for |low| below 0.06; low only matters where x is not clamped.
 static inline vf vf_exp_sum(vf x, vf low) {
     x = vf_min(vf_set(89.0f), vf_max(vf_set(-104.0f), x)); // beyond: infinity, and 0
-    vi k;
-    const vf r = vf_exp_reduce(x, &k) + low;
-    const vf e = r + r * r * vf_exp_poly(r) + 1.0f;
-    const vi half = k >> 1; // in two factors, so that denormals and infinity come out right
-    return e * vf_pow2(half) * vf_pow2(k - half);
+    vf k;
+    const vf r = vf_exp_reduce(x, &k);
+    return vf_scale_far(vf_exp_near(r + low), k);
 }
 
 static inline vf vf_exp(vf x) { return vf_exp_sum(x, (vf){0}); }
@@ -215,7 +236,7 @@ static inline vf vf_exp_square(vf t) {
 
 static inline vf vf_expm1(vf x) {
     const vf big = vf_exp(x) - 1.0f;
-    vi k;
+    vf k;
     const vf small_x = vf_min(vf_set(20.0f), vf_max(vf_set(-20.0f), x));
     const vf r = vf_exp_reduce(small_x, &k);
     const vf scale = vf_pow2(k);
@@ -260,12 +281,13 @@ static inline vf vf_log1p(vf x) {
 
 // e^x where results below 1e-38 do not matter (never smaller than e^-87) and those above 2e38 may be infinity.
 static inline vf vf_exp_mid(vf x) {
-    vi k;
+    vf k;
     const vf r = vf_exp_reduce(vf_min(vf_set(89.0f), vf_max(vf_set(-87.0f), x)), &k);
-    return (r + r * r * vf_exp_poly(r) + 1.0f) * vf_pow2(k);
+    return vf_scale(vf_exp_near(r), k);
 }
 
 static inline vf vf_sigmoid(vf x) { return 1.0f / (1.0f + vf_exp_mid(-x)); }
+static inline vf vf_silu(vf x) { return x / (1.0f + vf_exp_mid(-x)); }
 
 static inline vf vf_tanh(vf x) {
     const vf a = vf_abs(x), z = x * x;
