@@ -11,7 +11,7 @@
 #include <string.h>
 
 #define TASKS_WANTED 8
-#define MOST_TASKS 64                 // runs of blocks: what the next block needs is fetched while one is computed
+#define MOST_TASKS 64                 // runs of blocks
 #define ROOM_BYTES ((int64_t)1 << 20) // of the planes of one task: they stay in the second-level cache
 #define LEAST_TILES 24                // of a block: fewer would read the weights too often
 #define MOST_TILES 60
@@ -104,9 +104,8 @@ static wino_room lay_out(const wino *w, char *memory) {
     return room;
 }
 
-// Panels first..last-1 of the outputs of `tiles` tiles, whose source planes are there. `next`: what is needed after it.
-static void multiply(const wino *w, const wino_room *room, int64_t tiles, int64_t first, int64_t last,
-                     const wino_stretch next[2]) {
+// Panels first..last-1 of the outputs of `tiles` tiles, whose source planes are there.
+static void multiply(const wino *w, const wino_room *room, int64_t tiles, int64_t first, int64_t last) {
     const int64_t planes = wino_plane_count(w->form), col = first * CPU_PANEL;
     cpu_panels b = {.k = w->in, .n = cpu_min(wino_width(w->outs), last * CPU_PANEL) - col};
     cpu_product p = {.rows = tiles,
@@ -118,8 +117,6 @@ static void multiply(const wino *w, const wino_room *room, int64_t tiles, int64_
                      .c_row = room->c_row,
                      .c_step = 1};
     for (int64_t plane = 0; plane < planes; plane++) {
-        wino_fetch(&next[0], plane, planes);
-        wino_fetch(&next[1], plane, planes);
         p.a = room->source.data + plane * room->source.pitch;
         b.data = w->packed + plane * w->packed_pitch + col * w->in;
         p.c = room->result.data + plane * room->result.pitch;
@@ -127,24 +124,17 @@ static void multiply(const wino *w, const wino_room *room, int64_t tiles, int64_
     }
 }
 
-// One block of tiles, panels first..last-1 of the outputs; `more`: the next block comes after it.
-static void run_block(const wino *w, const wino_room *room, int64_t block, bool more, int64_t first, int64_t last) {
+// One block of tiles, panels first..last-1 of the outputs.
+static void run_block(const wino *w, const wino_room *room, int64_t block, int64_t first, int64_t last) {
     const int64_t tile = block * w->block, tiles = cpu_min(w->block, w->tiles.count - tile);
     const wino_run source = {w->source, {w->padding[0], w->padding[1]}, &w->tiles, tile, tiles, 0, w->in};
-    wino_stretch next[2] = {{0}};
     w->form->input(&source, &room->source, room->zeros);
-    if (last - first <= w->panels_at_once)
-        next[0] = wino_stretch_of(w->form, &w->tiles, w->out, tile, tile + tiles - 1);
-    if (more)
-        next[1] = wino_stretch_of(w->form, &w->tiles, w->source, tile + tiles,
-                                  cpu_min(tile + tiles + w->block, w->tiles.count) - 1);
     for (int64_t panel = first; panel < last; panel += w->panels_at_once) {
         const int64_t end = cpu_min(last, panel + w->panels_at_once), channel = panel * CPU_PANEL;
-        multiply(w, room, tiles, panel, end, next);
+        multiply(w, room, tiles, panel, end);
         const wino_run out = {
             w->out, {0}, &w->tiles, tile, tiles, channel, cpu_min(w->outs, end * CPU_PANEL) - channel};
         w->form->output(&out, &room->result, w->bias ? w->bias + channel : NULL, w->add);
-        next[1].lines = 0;
     }
 }
 
@@ -158,8 +148,7 @@ static hd_status run_tasks(const wino *w) {
         if (memory) {
             const wino_room room = lay_out(w, memory);
             for (int64_t block = w->blocks * run / runs; block < end; block++)
-                run_block(w, &room, block, block + 1 < end, panels * split / w->splits,
-                          panels * (split + 1) / w->splits);
+                run_block(w, &room, block, panels * split / w->splits, panels * (split + 1) / w->splits);
         } else {
             __atomic_store_n(&failed, true, __ATOMIC_RELAXED);
         }

@@ -89,34 +89,6 @@ static inline wino_tiles wino_tiles_over(const wino_form *form, const hd_view *y
     return (wino_tiles){rows, cols, y->shape[0] * rows * cols};
 }
 
-// The memory from the first pixel of one tile to the last pixel of another: that of a run of tiles and hardly more.
-typedef struct {
-    const char *from;
-    int64_t lines; // of the cache; 0 where they are so many that they would displace what is at work
-} wino_stretch;
-#define WINO_STRETCH_BYTES ((int64_t)256 << 10)
-
-static inline const float *wino_first_pixel(const wino_form *form, const wino_tiles *tiles, const hd_view *v,
-                                            int64_t t) {
-    return (const float *)v->data + t / (tiles->rows * tiles->cols) * v->strides[0] +
-           t / tiles->cols % tiles->rows * form->rows->tile * v->strides[2] +
-           t % tiles->cols * form->cols->tile * v->strides[3];
-}
-
-static inline wino_stretch wino_stretch_of(const wino_form *form, const wino_tiles *tiles, const hd_view *v,
-                                           int64_t first, int64_t last) {
-    const char *from = (const char *)wino_first_pixel(form, tiles, v, first);
-    const char *to = (const char *)(wino_first_pixel(form, tiles, v, last) + (form->rows->tile - 1) * v->strides[2] +
-                                    form->cols->tile * v->strides[3]);
-    return (wino_stretch){from, to - from > WINO_STRETCH_BYTES ? 0 : (to - from) / 64};
-}
-
-// Asks for one of equal parts of it, to come while products are computed.
-static inline void wino_fetch(const wino_stretch *s, int64_t part, int64_t parts) {
-    for (int64_t i = s->lines * part / parts; i < s->lines * (part + 1) / parts; i++)
-        __builtin_prefetch(s->from + i * 64, 0, 2);
-}
-
 // Where x and y are channels-last, without groups, stride and dilation 1. bias is dense, or NULL.
 hd_status CPU_NAME(conv_winograd)(const wino_form *, const hd_conv_args *, const float *bias);
 hd_status CPU_NAME(conv_dx_winograd)(const wino_form *, const hd_conv_args *);

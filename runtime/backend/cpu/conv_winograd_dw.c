@@ -66,10 +66,8 @@ static wino_room lay_out(const wino_dw *d, int64_t channels, char *memory) {
     return room;
 }
 
-// sums (+)= the products of one block, whose planes are there. `sums` begins at the task's first input channel. `next`:
-// what is needed after it.
-static void add_block(const wino_dw *d, const wino_room *room, int64_t tiles, int64_t channels, float *sums, bool add,
-                      const wino_stretch next[2]) {
+// sums (+)= the products of one block, whose planes are there. `sums` begins at the task's first input channel.
+static void add_block(const wino_dw *d, const wino_room *room, int64_t tiles, int64_t channels, float *sums, bool add) {
     const cpu_segment segment = {0, tiles};
     cpu_panels b = {.k = tiles, .n = d->width, .ld = d->width};
     cpu_product p = {.rows = channels,
@@ -82,8 +80,6 @@ static void add_block(const wino_dw *d, const wino_room *room, int64_t tiles, in
                      .c_step = 1,
                      .add = add};
     for (int64_t plane = 0; plane < d->planes; plane++) {
-        wino_fetch(&next[0], plane, d->planes);
-        wino_fetch(&next[1], plane, d->planes);
         p.a = room->x.data + plane * room->x.pitch;
         b.data = room->dy.data + plane * room->dy.pitch;
         p.c = sums + plane * d->pitch;
@@ -113,15 +109,9 @@ static hd_status run_task(const wino_dw *d, int64_t part, int64_t first, int64_t
     for (int64_t block = begin; block < end; block++) {
         const int64_t tile = block * d->block, tiles = cpu_min(d->block, d->tiles.count - tile);
         const wino_run x = {&a->x, {a->padding[0], a->padding[1]}, &d->tiles, tile, tiles, first, last - first};
-        wino_stretch next[2] = {{0}};
         d->form->input(&x, &room.x, room.zeros);
         transform_dy(d, &room, tile, tiles, bias);
-        if (block + 1 < end) {
-            const int64_t next_last = cpu_min(tile + tiles + d->block, d->tiles.count) - 1;
-            next[0] = wino_stretch_of(d->form, &d->tiles, &a->x, tile + tiles, next_last);
-            next[1] = wino_stretch_of(d->form, &d->tiles, &a->y, tile + tiles, next_last);
-        }
-        add_block(d, &room, tiles, last - first, sums, block > begin, next);
+        add_block(d, &room, tiles, last - first, sums, block > begin);
     }
     hd_free(memory);
     return HD_OK;

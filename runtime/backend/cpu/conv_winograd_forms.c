@@ -183,6 +183,24 @@ INLINE void next_place(const wino_run *r, const wino_way *rows, const wino_way *
     p->image++;
 }
 
+// At the first tile of a run and of each row: reads the pixels of the tiles from t on to the row's end, in the order of
+// their memory, and as far `below` and `right` of them as windows reach. The transforms go from row to row of pixels
+// and would wait for the memory at each; of many prefetches at once the processor forgets most.
+INLINE void read_row(const wino_run *r, const hd_view *v, const wino_way *rows, const wino_way *cols, const place *p,
+                     int64_t t, int64_t below, int64_t right) {
+    if (t > 0 && p->x > 0)
+        return;
+    const int64_t tiles = cpu_min(r->count - t, r->tiles->cols - p->x / cols->tile);
+    const int64_t y = t > 0 && p->y > 0 ? p->y + below : p->y, x = p->x;
+    const int64_t bottom = cpu_min(v->shape[2], p->y + below + rows->tile);
+    const int64_t last = cpu_min(v->shape[3], x + right + tiles * cols->tile);
+    const float *image = (const float *)v->data + p->image * v->strides[0] + r->channel;
+    for (int64_t i = y; i < bottom; i++)
+        for (int64_t j = x; j < last; j++)
+            for (int64_t c = 0; c < r->channels; c += WINO_LINE)
+                (void)*(const volatile float *)(image + i * v->strides[2] + j * v->strides[3] + c);
+}
+
 // pixel[i * cols + j] = the run's first channel of pixel (y + i, x + j), or `zeros` where there is none.
 INLINE void find_pixels(const float **pixel, int rows, int cols, const wino_run *r, const float *zeros, int64_t image,
                         int64_t y, int64_t x) {
@@ -220,6 +238,7 @@ INLINE void input(const wino_way *rows, const wino_way *cols, const wino_run *r,
     place p = first_place(r, rows, cols);
     for (int64_t t = 0; t < r->count; t++, next_place(r, rows, cols, &p)) {
         float *to = planes->data + t * planes->width;
+        read_row(r, r->view, rows, cols, &p, t, rows->taps - 1 - r->padding[0], cols->taps - 1 - r->padding[1]);
         find_pixels(pixel, rows->window, cols->window, r, zeros, p.image, p.y - r->padding[0], p.x - r->padding[1]);
         VF_LOOP(c, n, r->channels) {
             if (n == VF_LANES)
@@ -254,6 +273,7 @@ INLINE void gradient(const wino_way *rows, const wino_way *cols, const wino_run 
     place p = first_place(r, rows, cols);
     for (int64_t t = 0; t < r->count; t++, next_place(r, rows, cols, &p)) {
         float *to = planes->data + t * planes->width;
+        read_row(r, r->view, rows, cols, &p, t, 0, 0);
         find_pixels(pixel, rows->tile, cols->tile, r, zeros, p.image, p.y, p.x);
         VF_LOOP(c, n, r->channels) {
             if (sums)
@@ -297,6 +317,9 @@ INLINE void output(const wino_way *rows, const wino_way *cols, const wino_run *r
     const int64_t pitch = planes->pitch;
     place p = first_place(r, rows, cols);
     for (int64_t t = 0; t < r->count; t++, next_place(r, rows, cols, &p)) {
+        read_row(r, out, rows, cols, &p, t, 0, 0);
+        if (add)
+            read_row(r, add, rows, cols, &p, t, 0, 0);
         const int64_t height = cpu_min(rows->tile, out->shape[2] - p.y);
         const int64_t width = cpu_min(cols->tile, out->shape[3] - p.x);
         const bool whole = height == rows->tile && width == cols->tile;
