@@ -12,7 +12,7 @@ local hd = {
 for _, name in ipairs {
   "tensor", "zeros", "ones", "full", "empty", "arange", "linspace", "eye", "rand", "randn", "randint", "rand_like",
   "randn_like", "zeros_like", "ones_like", "rng", "seed", "no_grad", "checkpoint", "detect_anomaly", "scope", "backend",
-  "accuracy", "threads", "clock", "memory", "reset_peak_memory", "interrupted",
+  "accuracy", "activations", "threads", "clock", "memory", "reset_peak_memory", "interrupted",
 } do
   hd[name] = core[name]
 end

@@ -77,6 +77,11 @@ local hd = {}
 ---@return any name
 function hd.accuracy(name) end
 
+--- With "bf16" large f32 tensors that wait for backward (hd.memory() counts them as activations) are kept as bf16 (8 significant bits, rounded to nearest) from the moment when nobody else uses them, and backward reads the rounded numbers: about half the memory for little time, and gradients that differ by rounding. Parameters, whole numbers, what is small, and what would lose its meaning (statistics, what is compared) stay as they are. "f32" is the default. Holds for what is computed from now on; tells the one in use
+---@param name? any
+---@return any name
+function hd.activations(name) end
+
 --- First, first + step ... up to and including last, as Lua's numeric for; i64 if all are integers
 ---@param first? any
 ---@param last? any

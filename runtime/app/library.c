@@ -4,6 +4,7 @@
 #include "app/app.h"
 
 #include "autograd/anomaly.h"
+#include "autograd/saved.h"
 #include "backend/backend.h"
 #include "backend/cpu/blas.h"
 #include "bind/bind.h"
@@ -56,15 +57,16 @@ static void set_text(lua_State *L, const char *key, const char *value) {
     lua_setfield(L, -2, key);
 }
 
-// core.versions() -> {hdlua, lua, isa, gemm, accuracy, openblas, core}: what results depend on; core names OpenBLAS's
-// kernels in use, gemm ("kernel" or "blas") whether products go there
+// core.versions() -> {hdlua, lua, isa, gemm, accuracy, activations, openblas, core}: what results depend on; core names
+// OpenBLAS's kernels in use, gemm ("kernel" or "blas") whether products go there
 static int l_versions(lua_State *L) {
-    lua_createtable(L, 0, 7);
+    lua_createtable(L, 0, 8);
     set_text(L, "hdlua", HD_VERSION);
     set_text(L, "lua", LUA_RELEASE);
     set_text(L, "isa", hd_be()->isa);
     set_text(L, "gemm", hd_gemm_uses_blas() ? "blas" : "kernel");
     set_text(L, "accuracy", hd_accuracy_strict ? "strict" : "fast");
+    set_text(L, "activations", hd_activations());
     if (hd_blas_init() == HD_OK) {
         set_text(L, "openblas", hd_blas_version());
         set_text(L, "core", hd_blas_core());

@@ -4,6 +4,7 @@
 // they own it. It ends with the last of them.
 #include "autograd/segment.h"
 #include "autograd/node.h"
+#include "autograd/saved.h"
 #include "core/alloc.h"
 #include <string.h>
 
@@ -39,17 +40,15 @@ static void (*forget)(void *recipe);
 void hd_segment_on_forget(void (*function)(void *recipe)) { forget = function; }
 
 bool hd_segment_is_open(void) { return open != NULL; }
+bool hd_segment_runs_again(void) { return open && open->again; }
 
 void *hd_segment_recipe(const hd_segment *s) { return s->recipe; }
 
 // Inputs ---------------------------------------------------------------------------
 
 static void drop_inputs(hd_segment *s) {
-    for (int i = 0; i < s->nin; i++) {
-        if (s->in[i].alias)
-            hd_tensor_unsave(s->in[i].alias);
-        hd_tensor_release(s->in[i].alias);
-    }
+    for (int i = 0; i < s->nin; i++)
+        hd_saved_drop(&s->in[i].alias);
     hd_free(s->in);
     s->in = NULL;
     s->nin = 0;
@@ -66,9 +65,7 @@ static hd_status keep_inputs(hd_segment *s, int nin, hd_tensor **in) {
             continue;
         s->in[i].version = in[i]->storage->version;
         s->in[i].wants = in[i]->requires_grad || in[i]->node;
-        status = hd_tensor_detach(in[i], &s->in[i].alias);
-        if (status == HD_OK)
-            hd_tensor_save(in[i]);
+        status = hd_saved_new(in[i], hd_segment_runs_again(), &s->in[i].alias);
     }
     if (status != HD_OK)
         drop_inputs(s);
@@ -86,7 +83,7 @@ hd_status hd_segment_input(const hd_segment *s, int i, hd_tensor **out) {
     *out = NULL;
     if (!s->in[i].alias)
         return HD_OK;
-    HD_CHECK(hd_tensor_detach(s->in[i].alias, out));
+    HD_CHECK(hd_saved_values(s->in[i].alias, out));
     (*out)->requires_grad = s->in[i].wants;
     return HD_OK;
 }

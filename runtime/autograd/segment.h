@@ -21,7 +21,7 @@ hd_status hd_segment_begin(int nin, hd_tensor **in, void *recipe, bool *taken, h
 hd_status hd_segment_end(hd_segment *s, bool ok);
 
 void *hd_segment_recipe(const hd_segment *s);
-// Input i for the second run, a leaf of its own on the same memory; NULL where there was none.
+// Input i for the second run, a leaf of its own (on the same memory unless it was rounded); NULL where there was none.
 hd_status hd_segment_input(const hd_segment *s, int i, hd_tensor **out);
 bool hd_segment_is_open(void);
 
@@ -30,6 +30,7 @@ bool hd_segment_is_open(void);
 struct hd_node;
 struct hd_op_call;
 
+bool hd_segment_runs_again(void);   // what is recorded now goes to nodes of the first run
 hd_status hd_segment_reserve(void); // room for one more node, so that recording it cannot fail
 // In a second run: is the op that is about to run the last one that matters, and for its inputs alone? Then they are
 // saved for the node of the first run and the result is HD_ENOUGH.

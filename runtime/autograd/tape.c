@@ -5,6 +5,7 @@
 #include "autograd/tape.h"
 #include "autograd/anomaly.h"
 #include "autograd/node.h"
+#include "autograd/saved.h"
 #include "autograd/segment.h"
 #include "core/alloc.h"
 #include "core/profile.h"
@@ -30,25 +31,12 @@ static void drop(hd_tensor **x) {
     *x = NULL;
 }
 
-// What backward reads counts as activations in hd.memory().
-static hd_status save(const hd_tensor *x, hd_tensor **saved) {
-    HD_CHECK(hd_tensor_detach(x, saved));
-    hd_tensor_save(x);
-    return HD_OK;
-}
-
-static void unsave(hd_tensor **saved) {
-    if (*saved)
-        hd_tensor_unsave(*saved);
-    drop(saved);
-}
-
 void hd_node_drop_saved(hd_node *node) {
     for (int i = 0; i < node->nin; i++)
-        unsave(&node->in[i].saved);
+        hd_saved_drop(&node->in[i].saved);
     for (int i = 0; i < HD_MAX_SAVED; i++)
-        unsave(&node->extra[i]);
-    unsave(&node->saved_out);
+        hd_saved_drop(&node->extra[i]);
+    hd_saved_drop(&node->saved_out);
     drop(&node->dout);
 }
 
@@ -114,25 +102,28 @@ static void remember_input(hd_node *node, int i, hd_tensor *x, bool want) {
     }
 }
 
+// What a checkpoint computes again is read at once.
+static bool needs_exact(const hd_node *node) { return (node->op->saves & HD_SAVE_EXACT) || hd_segment_runs_again(); }
+
 hd_status hd_node_save_inputs(hd_node *node, const hd_op_call *call, int saves) {
     for (int i = 0; i < call->nin; i++)
-        if (i < 30 && call->in[i] && (saves >> i & 1))
-            HD_CHECK(save(call->in[i], &node->in[i].saved));
+        if (i < HD_SAVE_INPUTS && call->in[i] && (saves >> i & 1))
+            HD_CHECK(hd_saved_new(call->in[i], needs_exact(node), &node->in[i].saved));
     return HD_OK;
 }
 
 // What backward reads: `saves` of the op's inputs and of its result.
 static hd_status save_for_backward(hd_node *node, const hd_op_call *call, int saves, hd_tensor *out) {
     HD_CHECK(hd_node_save_inputs(node, call, saves));
-    return saves & HD_SAVE_OUT ? save(out, &node->saved_out) : HD_OK;
+    return saves & HD_SAVE_OUT ? hd_saved_new(out, needs_exact(node), &node->saved_out) : HD_OK;
 }
 
 static void drop_needless(hd_node *node, int saves) {
-    for (int i = 0; i < node->nin && i < 30; i++)
+    for (int i = 0; i < node->nin && i < HD_SAVE_INPUTS; i++)
         if (!(saves >> i & 1))
-            unsave(&node->in[i].saved);
+            hd_saved_drop(&node->in[i].saved);
     if (!(saves & HD_SAVE_OUT))
-        unsave(&node->saved_out);
+        hd_saved_drop(&node->saved_out);
 }
 
 static hd_status check_inplace(const hd_op *op, const hd_tensor *x) {
@@ -397,13 +388,29 @@ static bool may_retry(hd_status status, const hd_sweep_help *help) {
     return true;
 }
 
-static hd_status run_rule(hd_node *node, hd_op_call *call, const hd_sweep_help *help) {
-    hd_status status = node->op->backward(call);
+// What was rounded is f32 again from here on.
+static hd_status restore_saved(hd_node *node, hd_op_call *call) {
+    for (int i = 0; i < node->nin; i++) {
+        HD_CHECK(hd_saved_restore(&node->in[i].saved));
+        call->in[i] = node->in[i].saved;
+    }
+    HD_CHECK(hd_saved_restore(&node->saved_out));
+    call->out = node->saved_out;
+    return HD_OK;
+}
+
+static hd_status run_rule(hd_node *node, hd_op_call *call) {
+    HD_CHECK(restore_saved(node, call));
+    return node->op->backward(call);
+}
+
+static hd_status run_rule_or_retry(hd_node *node, hd_op_call *call, const hd_sweep_help *help) {
+    const hd_status status = run_rule(node, call);
     if (!may_retry(status, help))
         return status;
     for (int i = 0; i < node->nin; i++)
         drop(&call->din[i]);
-    return node->op->backward(call);
+    return run_rule(node, call);
 }
 
 // What input i has got already, for the rule to add to. Where an input appears twice, the first takes it.
@@ -430,7 +437,6 @@ static hd_status sweep_node(hd_node *node, const call_room *room, const hd_sweep
         HD_CHECK(recompute(node, help));
     HD_CHECK(check_versions(node));
     for (int i = 0; i < node->nin; i++) {
-        room->in[i] = node->in[i].saved;
         room->din[i] = NULL;
         room->so_far[i] = gradient_so_far(node, i);
         room->added[i] = false;
@@ -443,7 +449,6 @@ static hd_status sweep_node(hd_node *node, const call_room *room, const hd_sweep
                        .nin = node->nin,
                        .in = room->in,
                        .args = &node->args,
-                       .out = node->saved_out,
                        .dout = node->dout,
                        .din = room->din,
                        .so_far = room->so_far,
@@ -459,7 +464,7 @@ static hd_status sweep_node(hd_node *node, const call_room *room, const hd_sweep
     if (hd_anomaly_on)
         HD_CHECK(hd_anomaly_is_finite(node->dout, &was_finite));
     int before = hd_profile_enter(node->op->name, HD_BACKWARD, node->layer);
-    hd_status status = run_rule(node, &call, help);
+    hd_status status = run_rule_or_retry(node, &call, help);
     hd_profile_leave(before);
     if (hd_anomaly_on && status == HD_OK)
         status = hd_anomaly_check_backward(node->op, &call, was_finite, node->place);

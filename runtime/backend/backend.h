@@ -55,6 +55,7 @@ typedef enum { HD_ACT_NONE, HD_ACT_SILU } hd_activation;
 
 typedef struct { hd_view x, y; } hd_copy_args;                    // y = x, same shape; types may differ (C conversion; x != 0 for bool)
 typedef struct { hd_view y; double value; } hd_fill_args;
+typedef struct { float *f32; uint16_t *bf16; int64_t n; } hd_bf16_args; // to_bf16: bf16[i] = f32[i], rounded to nearest, halves to even; NaN stays NaN. from_bf16: f32[i] = bf16[i]
 typedef struct { hd_unary op; hd_view x, y; double a, b; } hd_unary_args;      // floats; NEG ABS SIGN SQUARE SCALE CLAMP also ints. x and y may be the same memory
 typedef struct { hd_unary op; hd_view x, y, dy, dx; double a, b; } hd_unary_back_args; // dx = dy * f'(x); y = f(x) is given too. Either of x and y may be absent where f' needs only the other (see hd_unary_needs). dx may alias dy
 typedef struct { hd_binary op; hd_view a, b, y; } hd_binary_args; // a, b, y of one shape (broadcast = stride 0); a and b of one type. y may be the same memory as a
@@ -148,6 +149,8 @@ typedef struct hd_backend {
 
     hd_status (*copy)(const hd_copy_args *);
     hd_status (*fill)(const hd_fill_args *);
+    hd_status (*to_bf16)(const hd_bf16_args *);
+    hd_status (*from_bf16)(const hd_bf16_args *);
     hd_status (*unary)(const hd_unary_args *);
     hd_status (*unary_back)(const hd_unary_back_args *);
     hd_status (*binary)(const hd_binary_args *);

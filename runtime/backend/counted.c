@@ -41,6 +41,8 @@ static double attention_flops(const hd_view *q, const hd_view *k, const hd_view 
 
 ENTRY(copy, hd_copy_args, 0, B(x) + B(y))
 ENTRY(fill, hd_fill_args, 0, B(y))
+ENTRY(to_bf16, hd_bf16_args, 0, 6.0 * (double)a->n)
+ENTRY(from_bf16, hd_bf16_args, 0, 6.0 * (double)a->n)
 ENTRY(unary, hd_unary_args, 0, B(x) + B(y))
 ENTRY(unary_back, hd_unary_back_args, 0, B(x) + B(y) + B(dy) + B(dx))
 ENTRY(binary, hd_binary_args, 0, B(a) + B(b) + B(y))
@@ -77,7 +79,8 @@ const hd_backend *hd_backend_counted(const hd_backend *other) {
     real = other;
     table = *other;
 #define USE(name) table.name = counted_##name
-    USE(copy), USE(fill), USE(unary), USE(unary_back), USE(binary), USE(where), USE(reduce), USE(cumsum);
+    USE(copy), USE(fill), USE(to_bf16), USE(from_bf16), USE(unary), USE(unary_back), USE(binary), USE(where),
+        USE(reduce), USE(cumsum);
     USE(softmax), USE(softmax_back), USE(matmul), USE(conv), USE(conv_dx), USE(conv_dw), USE(norm), USE(norm_back);
     USE(attention), USE(attention_back), USE(resize), USE(resize_back), USE(pool), USE(pool_back);
     USE(index_select), USE(index_add), USE(gather), USE(scatter_add), USE(eigh), USE(random), USE(adam), USE(sgd),

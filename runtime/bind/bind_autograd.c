@@ -2,6 +2,7 @@
 // Layer: bind. Calls: autograd/tape, autograd/anomaly.
 #include "bind/bind.h"
 #include "autograd/anomaly.h"
+#include "autograd/saved.h"
 #include "autograd/tape.h"
 #include <math.h>
 
@@ -66,6 +67,18 @@ static int l_detach(lua_State *L) {
     if (HD_RETRY(L, hd_tensor_detach(x, box)) != HD_OK)
         return hd_raise(L);
     return hd_box_done(L);
+}
+
+// hd.activations(name) -> name: with "bf16" large f32 tensors that wait for backward (hd.memory() counts them as
+// activations) are kept as bf16 (8 significant bits, rounded to nearest) from the moment when nobody else uses them,
+// and backward reads the rounded numbers: about half the memory for little time, and gradients that differ by rounding.
+// Parameters, whole numbers, what is small, and what would lose its meaning (statistics, what is compared) stay as they
+// are. "f32" is the default. Holds for what is computed from now on; tells the one in use
+static int l_activations(lua_State *L) {
+    if (!lua_isnoneornil(L, 1) && hd_activations_select(hd_check_string(L, 1, NULL)) != HD_OK)
+        return hd_raise(L);
+    lua_pushstring(L, hd_activations());
+    return 1;
 }
 
 static void reclaim(void *L) { hd_reclaim_memory(L); }
@@ -171,7 +184,8 @@ static int l_plant_nan(lua_State *L) {
 }
 
 void hd_bind_autograd(lua_State *L) {
-    static const luaL_Reg functions[] = {{"no_grad", l_no_grad},
+    static const luaL_Reg functions[] = {{"activations", l_activations},
+                                         {"no_grad", l_no_grad},
                                          {"detect_anomaly", l_detect_anomaly},
                                          {"plant_nan", l_plant_nan},
                                          {"backward_value", l_backward_value},

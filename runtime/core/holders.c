@@ -69,7 +69,7 @@ static void count_groups(void) {
             continue;
         g->example = g->count ? g->example : x;
         g->count++;
-        g->bytes += x->storage->bytes;
+        g->bytes += x->storage->packed ? x->storage->bytes / 2 : x->storage->bytes;
     }
     qsort(groups, GROUPS, sizeof *groups, most_first);
 }

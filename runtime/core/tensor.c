@@ -21,10 +21,17 @@ static hd_status storage_new(size_t bytes, hd_storage **out) {
     return HD_OK;
 }
 
+static void (*pack)(hd_storage *);
+void hd_tensor_on_only_rounded(void (*function)(hd_storage *)) { pack = function; }
+
 static void storage_release(hd_storage *s) {
-    if (--s->refs > 0)
+    if (--s->refs > 0) {
+        if (s->refs == s->rounded && s->data)
+            pack(s);
         return;
+    }
     hd_free(s->data);
+    hd_free(s->packed);
     hd_free(s);
 }
 
@@ -39,12 +46,14 @@ void hd_tensor_set_kind(const hd_tensor *x, hd_memory_kind kind) {
 }
 
 void hd_tensor_save(const hd_tensor *x) {
+    x->storage->rounded += x->rounded;
     if (x->storage->saves++ == 0)
         hd_alloc_move(x->storage->data, HD_TENSORS, HD_ACTIVATIONS);
 }
 
 void hd_tensor_unsave(const hd_tensor *x) {
-    if (--x->storage->saves == 0)
+    x->storage->rounded -= x->rounded;
+    if (--x->storage->saves == 0 && x->storage->data)
         hd_alloc_move(x->storage->data, HD_ACTIVATIONS, HD_TENSORS);
 }
 

@@ -11,9 +11,11 @@
 
 typedef struct hd_storage {
     int refs;
-    int saves; // by how many nodes of the tape it is saved for backward
-    void *data;
-    size_t bytes;
+    int saves;        // by how many nodes of the tape it is saved for backward
+    int rounded;      // by how many of them rounded to bf16, each through a tensor of its own
+    void *data;       // NULL while it is packed
+    void *packed;     // its f32 numbers as bf16, while none but such tensors hold it (autograd/saved.c); else NULL
+    size_t bytes;     // of data, packed or not
     uint32_t version; // raised by every in-place change; the tape compares it
     uint32_t visit;   // the last count of holders.c that saw it
 } hd_storage;
@@ -33,6 +35,7 @@ typedef struct hd_tensor {
     hd_storage *storage;
     bool requires_grad;              // a leaf that collects a gradient
     bool is_view;                    // made by a view op: in-place changes under gradients are refused
+    bool rounded;                    // saved for backward, which reads its numbers rounded to bf16
     bool kept;                       // parameter, buffer or optimizer state: scopes leave it alone
     struct hd_node *node;            // the op that made it, when it is on the tape
     struct hd_tensor *grad;          // of a leaf, after backward
@@ -48,6 +51,8 @@ void hd_tensor_set_kind(const hd_tensor *x, hd_memory_kind kind);
 // A storage counts as an activation while it is saved for backward, unless it is of a kind of its own.
 void hd_tensor_save(const hd_tensor *x);
 void hd_tensor_unsave(const hd_tensor *x);
+// autograd/ says once what is done with a storage of which only tensors saved as rounded are left.
+void hd_tensor_on_only_rounded(void (*pack)(hd_storage *));
 
 // How the elements of a new tensor are laid out in memory. Never changes values, order or what the user sees.
 typedef enum {

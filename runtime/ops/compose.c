@@ -135,6 +135,14 @@ hd_status hd_do_channels_last(hd_tensor *x, hd_tensor **out) {
     return HD_OK;
 }
 
+hd_status hd_do_to_bf16(const float *x, uint16_t *y, int64_t n) {
+    return hd_be()->to_bf16(&(hd_bf16_args){(float *)(uintptr_t)x, y, n});
+}
+
+hd_status hd_do_from_bf16(const uint16_t *x, float *y, int64_t n) {
+    return hd_be()->from_bf16(&(hd_bf16_args){y, (uint16_t *)(uintptr_t)x, n});
+}
+
 hd_status hd_do_fill(hd_tensor *x, double value) { return hd_be()->fill(&(hd_fill_args){hd_tensor_as_view(x), value}); }
 
 hd_status hd_do_full_like(const hd_tensor *x, double value, hd_tensor **out) {

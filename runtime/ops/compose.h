@@ -14,6 +14,8 @@ hd_status hd_do_clone(const hd_tensor *x, hd_layout layout, hd_tensor **out); //
 hd_status hd_do_contiguous(hd_tensor *x, hd_tensor **out);                    // x retained when row-major already
 hd_status hd_do_channels_last(hd_tensor *x, hd_tensor **out);                 // x retained when channels-last already
 hd_status hd_do_fill(hd_tensor *x, double value);
+hd_status hd_do_to_bf16(const float *x, uint16_t *y, int64_t n); // rounded to nearest, halves to even
+hd_status hd_do_from_bf16(const uint16_t *x, float *y, int64_t n);
 hd_status hd_do_full_like(const hd_tensor *x, double value, hd_tensor **out);
 hd_status hd_do_unary(hd_unary op, const hd_tensor *x, double a, double b, hd_tensor **out);
 hd_status hd_do_binary(hd_binary op, const hd_tensor *a, const hd_tensor *b, hd_tensor **out); // broadcasts; one type

@@ -63,7 +63,8 @@ typedef struct hd_op_call {
     bool inplace; // write into in[0] (elementwise ops only); out is then in[0] retained
 } hd_op_call;
 
-enum { HD_SAVE_OUT = 1 << 30, HD_SAVE_ALL = (1 << 30) - 1 }; // bit i: input i is kept for backward
+// What is kept for backward. Bit i < HD_SAVE_INPUTS: input i; HD_SAVE_EXACT: never rounded (autograd/saved.h).
+enum { HD_SAVE_INPUTS = 29, HD_SAVE_ALL = (1 << 29) - 1, HD_SAVE_EXACT = 1 << 29, HD_SAVE_OUT = 1 << 30 };
 
 typedef struct hd_op {
     const char *name;

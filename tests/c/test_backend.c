@@ -54,6 +54,36 @@ static void test_copy_keeps_large_integers_and_special_floats(void **state) {
     }
 }
 
+// Every upper half with lower halves around the middle, among them all infinities, NaNs and denormals.
+static void test_bf16_is_the_nearest_and_comes_back(void **state) {
+    (void)state;
+    static const uint32_t low[] = {0, 1, 0x7fff, 0x8000, 0x8001, 0xffff};
+    enum { UPPER = 1 << 16, N = UPPER * 6, SIZES = 4 };
+    static const int64_t sizes[SIZES] = {0, 1, 37, N - 5};
+    uint32_t *x = hd_alloc(N * sizeof *x), *back = hd_alloc(N * sizeof *back);
+    uint16_t *got = hd_alloc(N * sizeof *got), *expected = hd_alloc(N * sizeof *expected);
+    for (uint32_t i = 0; i < N; i++)
+        x[i] = i / 6 << 16 | low[i % 6];
+    for (int s = 0; s < SIZES; s++) {
+        const int64_t first = s == 3 ? 5 : 0x3f81 * 6, n = sizes[s]; // off the borders of vectors
+        if (n < N - 5)
+            got[first + n] = 0x1234; // stays
+        assert_int_equal(HD_OK, hd_be()->to_bf16(&(hd_bf16_args){(float *)(x + first), got + first, n}));
+        assert_int_equal(HD_OK, hd_backend_ref.to_bf16(&(hd_bf16_args){(float *)(x + first), expected + first, n}));
+        assert_int_equal(HD_OK, hd_be()->from_bf16(&(hd_bf16_args){(float *)(back + first), got + first, n}));
+        for (int64_t i = first; i < first + n; i++) {
+            if ((x[i] & 0x7fffffff) > 0x7f800000)
+                assert_true((got[i] & 0x7fff) > 0x7f80 && (expected[i] & 0x7fff) > 0x7f80);
+            else
+                assert_int_equal(expected[i], got[i]);
+            assert_int_equal((uint32_t)got[i] << 16, back[i]);
+        }
+        if (n < N - 5)
+            assert_int_equal(0x1234, got[first + n]);
+    }
+    hd_free(x), hd_free(back), hd_free(got), hd_free(expected);
+}
+
 static void test_fill_sets_every_element(void **state) {
     (void)state;
     for (int type = 0; type < COUNT(all_types); type++)
@@ -593,6 +623,7 @@ int main(void) {
         TEST(test_copy_converts_between_all_types),
         TEST(test_copy_moves_between_all_layouts),
         TEST(test_copy_keeps_large_integers_and_special_floats),
+        TEST(test_bf16_is_the_nearest_and_comes_back),
         TEST(test_fill_sets_every_element),
         TEST(test_unary_agrees_on_all_functions_and_numbers),
         TEST(test_unary_takes_every_layout),

@@ -103,7 +103,8 @@ end
 
 -- What of it may change the last bits, and how it is called.
 local DECIDING = { { "hdlua", "hdlua" }, { "isa", "instruction set" }, { "gemm", "products by" },
-  { "accuracy", "accuracy" }, { "openblas", "OpenBLAS" }, { "core", "OpenBLAS core" } }
+  { "accuracy", "accuracy" }, { "activations", "activations in" }, { "openblas", "OpenBLAS" },
+  { "core", "OpenBLAS core" } }
 
 -- Say where a checkpoint comes from another machine or program; returns what was said.
 local function compare_versions(run, old)

@@ -57,6 +57,8 @@ typedef int32_t vi __attribute__((vector_size(VF_LANES * 4)));
 // The entries of the table, one per backend.h, each in the file of its family.
 #define cpu_copy CPU_NAME(cpu_copy)
 #define cpu_fill CPU_NAME(cpu_fill)
+#define cpu_to_bf16 CPU_NAME(cpu_to_bf16)
+#define cpu_from_bf16 CPU_NAME(cpu_from_bf16)
 #define cpu_unary CPU_NAME(cpu_unary)
 #define cpu_unary_back CPU_NAME(cpu_unary_back)
 #define cpu_binary CPU_NAME(cpu_binary)
@@ -89,6 +91,8 @@ typedef int32_t vi __attribute__((vector_size(VF_LANES * 4)));
 
 hd_status cpu_copy(const hd_copy_args *); // copy.c
 hd_status cpu_fill(const hd_fill_args *);
+hd_status cpu_to_bf16(const hd_bf16_args *);
+hd_status cpu_from_bf16(const hd_bf16_args *);
 hd_status cpu_unary(const hd_unary_args *); // unary.c
 hd_status cpu_unary_back(const hd_unary_back_args *);
 hd_status cpu_binary(const hd_binary_args *); // binary.c

@@ -44,6 +44,8 @@ double ref_sigmoid(double x);
 
 hd_status ref_copy(const hd_copy_args *); // ref_elementwise.c
 hd_status ref_fill(const hd_fill_args *);
+hd_status ref_to_bf16(const hd_bf16_args *);
+hd_status ref_from_bf16(const hd_bf16_args *);
 hd_status ref_unary(const hd_unary_args *);
 hd_status ref_unary_back(const hd_unary_back_args *);
 hd_status ref_binary(const hd_binary_args *);

@@ -1,6 +1,7 @@
 // backend/ref/ref_elementwise.c: copies, functions of one and of two operands, choice.
 #include "backend/ref/ref.h"
 #include <math.h>
+#include <string.h>
 
 hd_status ref_copy(const hd_copy_args *a) {
     ref_scratch s = {0};
@@ -21,6 +22,28 @@ hd_status ref_fill(const hd_fill_args *a) {
     ref_cursor at = {0};
     for (int64_t i = 0; i < n; i++, ref_step(&a->y, &at))
         hd_store(a->y.data, a->y.dtype, at.offset, a->value);
+    return HD_OK;
+}
+
+// Of 8 significant bits; below 2^-126 they have a fixed place, as in f32.
+hd_status ref_to_bf16(const hd_bf16_args *a) {
+    for (int64_t i = 0; i < a->n; i++) {
+        uint32_t bits;
+        int exponent;
+        frexp(a->f32[i], &exponent); // f32[i] in [2^(exponent - 1), 2^exponent)
+        const int last = (exponent < -125 ? -125 : exponent) - 8;
+        const float rounded = (float)ldexp(nearbyint(ldexp(a->f32[i], -last)), last);
+        memcpy(&bits, &rounded, sizeof bits);
+        a->bf16[i] = isnan(a->f32[i]) ? 0x7fc0 : (uint16_t)(bits >> 16);
+    }
+    return HD_OK;
+}
+
+hd_status ref_from_bf16(const hd_bf16_args *a) {
+    for (int64_t i = 0; i < a->n; i++) {
+        const uint32_t bits = (uint32_t)a->bf16[i] << 16;
+        memcpy(&a->f32[i], &bits, sizeof bits);
+    }
     return HD_OK;
 }
 
