@@ -60,17 +60,35 @@ static inline void vf_store_n(float *p, vf v, int64_t n) {
 typedef struct {
     vd_half low, high;
 } vf_wide;
+// gcc makes several conversions and insertions of __builtin_convertvector here.
+static inline vd_half vd_from(vf_half a) {
+#if defined(__AVX512F__)
+    return (vd_half)_mm512_cvtps_pd((__m256)a);
+#elif defined(__AVX2__)
+    return (vd_half)_mm256_cvtps_pd((__m128)a);
+#else
+    return __builtin_convertvector(a, vd_half);
+#endif
+}
+static inline vf_half vd_narrow(vd_half a) {
+#if defined(__AVX512F__)
+    return (vf_half)_mm512_cvtpd_ps((__m512d)a);
+#elif defined(__AVX2__)
+    return (vf_half)_mm256_cvtpd_ps((__m256d)a);
+#else
+    return __builtin_convertvector(a, vf_half);
+#endif
+}
 static inline vf_wide vf_widen(vf v) {
     vf_half half[2];
     memcpy(half, &v, sizeof v);
-    return (vf_wide){__builtin_convertvector(half[0], vd_half), __builtin_convertvector(half[1], vd_half)};
+    return (vf_wide){vd_from(half[0]), vd_from(half[1])};
 }
 static inline vf_wide vf_widen_at(const float *p) { // without taking a vector apart
-    const vf_half low = *(const vf_half_mem *)p, high = *(const vf_half_mem *)(p + VF_LANES / 2);
-    return (vf_wide){__builtin_convertvector(low, vd_half), __builtin_convertvector(high, vd_half)};
+    return (vf_wide){vd_from(*(const vf_half_mem *)p), vd_from(*(const vf_half_mem *)(p + VF_LANES / 2))};
 }
 static inline vf vf_narrow(vf_wide a) {
-    const vf_half half[2] = {__builtin_convertvector(a.low, vf_half), __builtin_convertvector(a.high, vf_half)};
+    const vf_half half[2] = {vd_narrow(a.low), vd_narrow(a.high)};
     vf v;
     memcpy(&v, half, sizeof v);
     return v;
@@ -160,6 +178,13 @@ static inline vf vf_sqrt(vf x) {
 #endif
 static inline vf vf_riffle_low(vf a, vf b) { return __builtin_shufflevector(a, b, VF_LOW); }
 static inline vf vf_riffle_high(vf a, vf b) { return __builtin_shufflevector(a, b, VF_HIGH); }
+
+// The largest lane.
+static inline float vf_largest(vf x) {
+    for (int lanes = VF_LANES; lanes > 1; lanes /= 2) // each time half as many values, each twice as often
+        x = vf_max(vf_riffle_low(x, x), vf_riffle_high(x, x));
+    return x[0];
+}
 
 static inline bool vi_any(vi mask) {
     int32_t any = 0;

@@ -5,6 +5,8 @@
 #include "backend/cpu/simd.h"
 #include "backend/cpu/strided.h"
 
+enum { AHEAD = 512 }; // floats: so far ahead is fetched what will be written; the next lines mostly lie there
+
 // One line: its elements lie `strides[k]` apart in operand k (forward: y, x; backward: dx, y, dy).
 typedef struct {
     void *p[3];
@@ -14,14 +16,20 @@ typedef struct {
 
 typedef void line_function(const line *);
 
-// sum of e^(x - top), which goes to y.
+// sum of e^(x - top), which goes to y. Few terms are added in float, their sums in double.
 static double exp_line(float *y, const float *x, float top, int64_t n) {
     vf_wide sum = {{0}, {0}};
     int64_t i = 0;
-    for (; i + VF_LANES <= n; i += VF_LANES) {
-        const vf e = vf_exp(vf_load(x + i) - top);
-        vf_store(y + i, e);
-        vf_wide_add(&sum, vf_widen(e));
+    while (i + VF_LANES <= n) {
+        const int64_t whole = (n - i) / VF_LANES, end = i + (whole < 16 ? whole : 16) * VF_LANES;
+        vf few = {0};
+        for (; i < end; i += VF_LANES) {
+            __builtin_prefetch(y + i + AHEAD, 1);
+            const vf e = vf_exp(vf_load(x + i) - top);
+            vf_store(y + i, e);
+            few += e;
+        }
+        vf_wide_add(&sum, vf_widen(few));
     }
     double total = vf_wide_sum(sum);
     if (i < n) {
@@ -36,13 +44,11 @@ static double exp_line(float *y, const float *x, float top, int64_t n) {
 static void softmax_dense(const line *s) {
     float *y = s->p[0];
     const float *x = s->p[1];
-    float top = -INFINITY;
-    vf tops = vf_set(top);
+    vf tops = vf_set(-INFINITY);
     int64_t i = 0;
     for (; i + VF_LANES <= s->n; i += VF_LANES)
         tops = vf_max(tops, vf_load(x + i));
-    for (int l = 0; l < VF_LANES; l++)
-        top = tops[l] > top ? tops[l] : top;
+    float top = vf_largest(tops);
     for (; i < s->n; i++)
         top = x[i] > top ? x[i] : top;
     const double sum = exp_line(y, x, top, s->n);
