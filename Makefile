@@ -108,7 +108,7 @@ $(foreach isa,$(ISAS),$(eval $(call kernel_rule,$(isa))))
 -include $(OBJECTS:.o=.d) $(BUILD)/runtime/app/main.d $(TESTS:%=%.d)
 
 # Use ------------------------------------------------------------------------
-.PHONY: run bench performance install uninstall
+.PHONY: run bench performance results-images install uninstall
 run: all ## train a three-level hierarchy on real pictures for five minutes and draw with it
 	$(HDLUA) examples/train_images.lua --data emoji --minutes 5 --out runs/emoji
 
@@ -120,6 +120,13 @@ performance: all ## measure everything in rounds with PyTorch and write docs/PER
 	$(HDLUA) -m bench --threads $(BENCH_THREADS) --rounds 3 --gemm kernel,blas --verify --json $(BUILD)/bench.json $(RESUME)
 	$(HDLUA) -m bench --threads $(BENCH_THREADS) --rounds 1 --workload growth --json $(BUILD)/growth.json $(RESUME)
 	$(HDLUA) scripts/performance.lua --bench $(BUILD)/bench.json --growth $(BUILD)/growth.json
+
+# Folders of CIFAR-10's binary files and of MNIST's IDX files, where they are at hand: make results-images CIFAR10=DIR.
+# Three seeds of each arm take its minutes and about half as many for drawing; the same call goes on after an interruption.
+results-images: all ## compare flat and hierarchical diffusion at equal cost, into docs/results: hours
+	$(HDLUA) -m compare --data emoji --minutes 6
+	$(if $(CIFAR10),$(HDLUA) -m compare --data cifar10:$(CIFAR10) --minutes 8)
+	$(if $(MNIST),$(HDLUA) -m compare --data idx:$(firstword $(wildcard $(MNIST)/*images*)),$(firstword $(wildcard $(MNIST)/*labels*)) --name mnist --minutes 5)
 
 install: all ## install under PREFIX (and DESTDIR)
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/lib/hdlua $(DESTDIR)$(PREFIX)/share/hdlua $(DESTDIR)$(PREFIX)/share/doc/hdlua

@@ -8,6 +8,7 @@ local sliced = require "hd.metrics.sliced"
 local sandbox = require "tests.lua.sandbox"
 local metrics = hd.metrics
 
+hd.threads(1) -- small networks, and other tests beside this one
 local N = 500
 
 local function message(fn, ...)

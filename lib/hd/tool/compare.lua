@@ -1,0 +1,224 @@
+-- hd/tool/compare.lua: `hdlua -m compare`, does the hierarchy pay? Flat diffusion beside hierarchies at equal cost.
+--
+--     hdlua -m compare --data emoji --minutes 6                                every regime, three seeds
+--     hdlua -m compare --data cifar10:DIR --minutes 8 --arms flat,cascade --seeds 1
+--     hdlua -m compare --data shapes --size 16 --steps 500 --width 16          as many FLOPs as 500 flat steps
+--
+-- All arms have as many parameters as the flat one (within 2 %: the widths of the levels' networks are searched), the
+-- same budget of training (--minutes of wall clock, --tflop, or the FLOPs of --steps flat steps), as many FLOPs for
+-- each sample, and everything that is no hierarchy: the prediction, AdamW with warm-up and cosine, EMA, statistics of
+-- the data, gradients clipped to 1, Heun's sampler. On the way (1/4, 1/2 of the budget) and with fewer and more
+-- sampling steps the same figures are taken for the curves. Figures are those of hd.metrics, in the features of
+-- --features, or of a classifier trained first and kept in OUT. Each finished cell, an arm with a seed, is appended to
+-- OUT/NAME.tsv at once: the same command goes on where an interrupted one ended. OUT/NAME.md holds the tables,
+-- OUT/NAME-*.png curves and pictures.
+
+local hd = require "hd"
+local core = require "hd.core"
+local check = require "hd.check"
+local arms = require "hd.tool.compare.arms"
+local cell = require "hd.tool.compare.cell"
+local report = require "hd.tool.compare.report"
+local Store = require "hd.tool.compare.store"
+
+local REGIMES = {}
+for _, regime in ipairs { "flat", "cascade", "joint", "staggered" } do
+  for _, known in ipairs(hd.hierarchy.Hierarchy.regimes) do
+    if known == regime then REGIMES[#REGIMES + 1] = regime end
+  end
+end
+
+local args = hd.args({
+  data = "emoji", size = 32, name = hd.args.string, arms = table.concat(REGIMES, ","), seeds = 3,
+  minutes = hd.args.number, tflop = hd.args.number, steps = hd.args.integer, batch = 32, width = 32, lr = 2e-3,
+  predict = { "edm", "v" }, flip = { "auto", "yes", "no" }, samples = 2000, sample_steps = 18, points = 3,
+  resamples = 10, features = hd.args.string, feature_steps = 1500, out = "docs/results",
+}, {
+  "Compare flat and hierarchical diffusion at equal cost.",
+  data = "emoji, shapes, cifar10:DIR, folder:DIR or idx:IMAGES,LABELS", size = "pixels of a side",
+  name = "of the study, in the names of its files (the set's)", arms = "regimes, comma-separated",
+  seeds = "how many, from --seed on", minutes = "budget: wall clock of each cell (6 unless told otherwise)",
+  tflop = "budget: TFLOP of training instead", steps = "budget: the FLOPs of so many steps of the flat arm instead",
+  batch = "pictures in a step", width = "of the flat arm's network; the others follow", lr = "highest learning rate",
+  predict = "what all networks predict", flip = "mirror half of the pictures; auto: not those of idx",
+  samples = "pictures drawn for each figure, 500 at least", sample_steps = "Heun steps of the flat arm",
+  points = "at how many shares of the budget it is measured: 1, 1/2, 1/4 ...; 1: no curves",
+  resamples = "random halves behind each interval", features = "file of `hdlua -m features`",
+  feature_steps = "training steps of the features where none are given", out = "folder of the results",
+})
+
+local function fail(format, ...)
+  io.stderr:write("compare: ", format:format(...), "\n")
+  os.exit(1, true)
+end
+
+local function say(text)
+  print(text)
+  io.stdout:flush()
+end
+
+-- Options ---------------------------------------------------------------------------------------------------------
+
+local function read_arms(text)
+  local list = {}
+  for word in text:gmatch "[^,%s]+" do
+    local known = false
+    for _, regime in ipairs(REGIMES) do known = known or regime == word end
+    if not known then fail("--arms has the wrong value: got '%s'. %s", word, check.suggestion(word, REGIMES)) end
+    list[#list + 1] = word
+  end
+  if #list == 0 then fail "--arms has no value" end
+  return list
+end
+
+local function check_args()
+  args.arms = read_arms(args.arms)
+  local budgets = (args.minutes and 1 or 0) + (args.tflop and 1 or 0) + (args.steps and 1 or 0)
+  if budgets > 1 then fail "--minutes, --tflop and --steps are three ways to say one thing: give one of them" end
+  if budgets == 0 then args.minutes = 6.0 end
+  for _, key in ipairs { "seeds", "batch", "sample_steps", "points", "feature_steps" } do
+    if args[key] < 1 then fail("--%s is wrong: got %d, expected at least 1", key:gsub("_", "-"), args[key]) end
+  end
+  if args.samples < hd.metrics.least then
+    fail("--samples is wrong: got %d, expected at least %d", args.samples, hd.metrics.least)
+  end
+  if args.resamples < 2 then fail("--resamples is wrong: got %d, expected at least 2", args.resamples) end
+  if (args.minutes or args.tflop or args.steps) <= 0 then fail "the budget is wrong: expected more than 0" end
+end
+
+-- What a finished cell depends on: another value makes another study.
+local function settings_text(features)
+  local words = {}
+  for _, key in ipairs { "data", "size", "minutes", "tflop", "steps", "batch", "width", "lr", "predict", "flip",
+    "samples", "sample_steps", "points", "resamples" } do
+    if args[key] ~= nil then words[#words + 1] = ("%s=%s"):format(key, tostring(args[key])) end
+  end
+  if args.minutes then words[#words + 1] = "threads=" .. hd.threads() end -- wall clock buys more with more
+  words[#words + 1] = ("features=%s/%d/%.4f"):format(features.name, features.steps, features.accuracy)
+  return (table.concat(words, " "):gsub("%s", " "))
+end
+
+local function command_text()
+  local words = { "hdlua -m compare" }
+  for _, word in ipairs(arg) do words[#words + 1] = word end
+  return table.concat(words, " ")
+end
+
+-- Data, features, arms --------------------------------------------------------------------------------------------
+
+local function get_features(set, name)
+  if args.features then
+    local features, message = hd.metrics.features(args.features)
+    return features or fail("%s", message)
+  end
+  local path = ("%s/features-%s-%d.safetensors"):format(args.out, name, set.x:size(3))
+  local features = core.path_kind(path) and hd.metrics.features(path)
+  if features and features.steps == args.feature_steps then return features end
+  say(("training features on %s, %d steps"):format(name, args.feature_steps))
+  features = hd.metrics.train_features(set, { name = name, steps = args.feature_steps })
+  local done, message = features:save(path)
+  return done and features or fail("%s", message)
+end
+
+-- As many real pictures as are drawn, or all where there are fewer.
+local function some_real(set)
+  local n = math.min(#set, args.samples)
+  return set:subset(table.move(core.permutation(#set, 0), 1, n, 1, {})).x:to "f32" * (1 / 127.5) - 1
+end
+
+local ARM = "%-10s %9d parameters (%+.1f %%), %.2f GFLOP a step, %d sampling steps: %d calls, %.2f GFLOP a picture"
+
+-- The arms with equal parameters and costs.
+local function make_arms(H, set)
+  local x = set:batches { size = args.batch, seed = 0, prefetch = 0 }()
+  local flat = { name = "flat", regime = "flat", options = { regime = "flat", width = args.width } }
+  local list = { flat }
+  for _, regime in ipairs(args.arms) do
+    if regime ~= "flat" then list[#list + 1] = { name = regime, regime = regime } end
+  end
+  for _, arm in ipairs(list) do
+    arm.options = arm.options or arms.options(H, arm.regime, args.width, flat.parameters)
+    local models = H:models(arm.options)
+    arm.parameters = models:num_parameters()
+    arm.step_flops, arm.sampling = arms.step_flops(H, models, x), arms.sampling(H, models)
+    arm.sample_steps = arm == flat and args.sample_steps or arm.sampling.steps(flat.sampling.flops(args.sample_steps))
+    local budget = args.tflop and args.tflop * 1e12 or (args.steps or 0) * flat.step_flops
+    arm.steps = math.max(1, math.floor(budget / arm.step_flops + 0.5))
+    local miss = 100 * (arm.parameters / flat.parameters - 1)
+    say(ARM:format(arm.name, arm.parameters, miss, arm.step_flops * 1e-9, arm.sample_steps,
+      arm.sampling.calls(arm.sample_steps), arm.sampling.flops(arm.sample_steps) * 1e-9))
+    if math.abs(miss) > 2 then
+      fail("no widths of the levels' networks come within 2 %% of %d parameters: use another --width", flat.parameters)
+    end
+  end
+  for _, regime in ipairs(args.arms) do
+    if regime == "flat" then return list end
+  end
+  return table.move(list, 2, #list, 1, {})
+end
+
+-- The study -------------------------------------------------------------------------------------------------------
+
+local function save_pictures(stem, arm, seed, made)
+  if seed ~= args.seed then return end
+  local shown = made:narrow(1, 1, math.min(64, made:size(1))):expand(-1, 3, -1, -1)
+  assert(hd.image.save(("%s-%s.png"):format(stem, arm), hd.image.grid(shown, { columns = 16 })))
+end
+
+local function machine_text()
+  local m = require "hd.tool.bench.machine".describe()
+  return ("%s, %d cores, %s, %d threads"):format(m.cpu or "unknown processor", m.cores, m.isa, hd.threads())
+end
+
+-- Tables, curves and pictures of what is there.
+local function write_report(store, list, stem, name, features)
+  local names, pictures = {}, {}
+  for i, arm in ipairs(list) do
+    names[i] = arm.name
+    local path = ("%s-%s.png"):format(stem, arm.name)
+    if core.path_kind(path) then pictures[#pictures + 1] = path:match "[^/]+$" end
+  end
+  local page = report.page(store, {
+    title = name .. ": flat and hierarchical diffusion at equal cost", command = command_text(),
+    machine = machine_text(), features = tostring(features), arms = names, pictures = pictures,
+    curves = report.curves(store, stem, name, names),
+  })
+  assert(core.file_write(stem .. ".md", page))
+end
+
+local function run()
+  check_args()
+  local set, message = hd.data.open(args.data, { size = args.size })
+  if not set then fail("%s", message) end
+  if #set < hd.metrics.least then fail("%s: expected at least %d pictures", tostring(set), hd.metrics.least) end
+  local name = args.name or set.name:gsub("%s.*$", ""):gsub("[^%w_-]", "")
+  local H
+  H, message = arms.hierarchy(set, { predict = args.predict })
+  if not H then fail("%s", message) end
+  assert(core.folder_make(args.out))
+  local features, stem = get_features(set, name), args.out .. "/" .. name
+  local store, list, real = Store(stem .. ".tsv", settings_text(features)), make_arms(H, set), some_real(set)
+  local study = {
+    H = H, set = set, features = features, real = real, of_real = features(real), batch = args.batch, lr = args.lr,
+    minutes = args.minutes, samples = args.samples, points = args.points, resamples = args.resamples, say = say,
+    flip = args.flip == "yes" or (args.flip == "auto" and args.data:sub(1, 4) ~= "idx:"),
+  }
+  local halves = not store:has("real", 0) and cell.real(study)
+  if halves then assert(store:append { halves }) end
+  for seed = args.seed, args.seed + args.seeds - 1 do
+    for _, arm in ipairs(list) do
+      if store:has(arm.name, seed) then
+        say(("%s, seed %d: measured before"):format(arm.name, seed))
+      else
+        local records, made = cell.run(study, arm, seed)
+        assert(store:append(records))
+        save_pictures(stem, arm.name, seed, made)
+        write_report(store, list, stem, name, features)
+      end
+    end
+  end
+  write_report(store, list, stem, name, features)
+  say("wrote " .. stem .. ".md")
+end
+
+run()
