@@ -15,9 +15,9 @@
 #define CHEAP_BYTES ((int64_t)4 << 20)    // partial sums that cost little to combine, however few the blocks
 #define PART_BLOCKS 4                     // least blocks of a part where they cost more
 #define ROOM_BYTES ((int64_t)1 << 20)     // of the planes of one task: they stay in the second-level cache
-#define LEAST_TILES 96                    // of a block: fewer would pass over the sums too often
+#define LEAST_TILES 48                    // of a block: fewer would pass over the sums too often
 #define MOST_TILES CPU_DEPTH              // a block's sum is one chain
-#define SPLIT 32                          // input channels come in groups of so many
+#define SPLIT 64                          // input channels come in groups of so many: each transforms dy anew
 #define FINISH_ROWS 16                    // input channels whose sums one task transforms to taps
 
 typedef struct {
