@@ -123,10 +123,12 @@ performance: all ## measure everything in rounds with PyTorch and write docs/PER
 
 # Folders of CIFAR-10's binary files and of MNIST's IDX files, where they are at hand: make results-images CIFAR10=DIR.
 # Three seeds of each arm take its minutes and about half as many for drawing; the same call goes on after an interruption.
+COMMA := ,
+MNIST_FILES = $(firstword $(wildcard $(MNIST)/*images*))$(COMMA)$(firstword $(wildcard $(MNIST)/*labels*))
 results-images: all ## compare flat and hierarchical diffusion at equal cost, into docs/results: hours
 	$(HDLUA) -m compare --data emoji --minutes 6
 	$(if $(CIFAR10),$(HDLUA) -m compare --data cifar10:$(CIFAR10) --minutes 8)
-	$(if $(MNIST),$(HDLUA) -m compare --data idx:$(firstword $(wildcard $(MNIST)/*images*)),$(firstword $(wildcard $(MNIST)/*labels*)) --name mnist --minutes 5)
+	$(if $(MNIST),$(HDLUA) -m compare --data idx:$(MNIST_FILES) --name mnist --minutes 5)
 
 install: all ## install under PREFIX (and DESTDIR)
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/lib/hdlua $(DESTDIR)$(PREFIX)/share/hdlua $(DESTDIR)$(PREFIX)/share/doc/hdlua

@@ -33,9 +33,11 @@ function levels.picture(H, name, z)
   return x:dim() == 4 and x:size(3) >= 4 and x:size(4) >= 4 and x or nil
 end
 
--- Level `name` of n samples whose coarser levels are those of `real`, or drawn too.
+-- Level `name` of n samples whose coarser levels are those of `real`, or drawn too. Finer ones are left out where the
+-- regime draws level after level.
 local function drawn(H, models, name, real, o, held)
-  local sampling = { seed = o.seed, stop_after = name, hold = held and {} or nil }
+  local regime = o.sample.regime or (models and models.regime) or H.regime
+  local sampling = { seed = o.seed, stop_after = regime == "cascade" and name or nil, hold = held and {} or nil }
   for key, value in next, o.sample do sampling[key] = value end -- order free: separate keys
   for _, level in ipairs(H.levels) do
     if level.name == name then break end
