@@ -87,10 +87,15 @@ hd_status cpu_index_add(const hd_index_args *a) {
     if (slice.numel == 0 || n == 0)
         return HD_OK;
     const int64_t part = CPU_PIECE / n < NARROWEST ? NARROWEST : CPU_PIECE / n;
+    const bool narrow = part == NARROWEST && slice.flat[1]; // short runs far apart: the processor foresees none
     CPU_PARALLEL_FOR(t, (slice.numel + part - 1) / part) {
         const int64_t first = t * part, last = min64(first + part, slice.numel);
-        for (int64_t j = 0; j < n; j++)
+        for (int64_t j = 0; j < n; j++) {
+            const char *ahead = slice.data[1] + (min64(j + 8, n - 1) * ys + first) * (int64_t)slice.size[1];
+            for (int64_t b = 0; narrow && b < NARROWEST * (int64_t)slice.size[1]; b += 64)
+                __builtin_prefetch(ahead + b);
             run_slice(&slice, adds[a->x.dtype], index_at(&a->idx, j) * xs, j * ys, first, last);
+        }
     }
     return HD_OK;
 }
