@@ -1,17 +1,24 @@
--- scripts/accuracy_spread.lua: does training with the fast convolutions end where training with the strict ones does?
+-- scripts/accuracy_spread.lua: does training end where exacter training does?
 --
 --     build/hdlua scripts/accuracy_spread.lua --steps 500 --batch 8 --seeds 3
+--     build/hdlua scripts/accuracy_spread.lua --what activations
 --
--- Trains the network of the workload unet32_tiny on drawn shapes, once for each seed with the default and once without
--- Winograd's method (HDLUA_CONV=shift: "strict"). A seed decides weights, batches and noise, so the two runs of one
--- seed differ by rounding alone. Each run is a process of its own. Prints the mean loss of the last 50 steps of each
--- run, and fails where the mean of the default runs is outside of the strict ones. Runs that are done are not done
--- again; one that was cut off goes on from its checkpoint.
+-- Trains the network of the workload unet32_tiny on drawn shapes in two ways with each seed. `--what conv` (default):
+-- without Winograd's method ("strict", HDLUA_CONV=shift) and with it. `--what activations`: with hd.activations "f32"
+-- and "bf16". A seed decides weights, batches and noise, so the two runs of one seed differ by rounding alone. Each
+-- run is a process of its own. Prints the mean loss of the last 50 steps of each run, and fails where the mean of the
+-- second way is outside of the first way's. Runs that are done are not done again; one that was cut off goes on from
+-- its checkpoint.
 
 local hd = require "hd"
-local args = hd.args { steps = 500, batch = 8, seeds = 3, last = 50, out = "runs/accuracy", child = "" }
+local args = hd.args { steps = 500, batch = 8, seeds = 3, last = 50, what = "conv", out = "runs/accuracy", child = "" }
 
-local CONV = { strict = "shift", default = "winograd" }
+-- The exact way and the other one, and what the environment says.
+local WAYS = {
+  conv = { "strict", "default", strict = "HDLUA_CONV=shift", default = "HDLUA_CONV=winograd" },
+  activations = { "f32", "bf16", f32 = "", bf16 = "" },
+}
+local ways = assert(WAYS[args.what], "--what is conv or activations")
 
 local function network()
   return hd.nn.UNet {
@@ -35,6 +42,7 @@ end
 local function folder(mode, seed) return ("%s/%s_%d"):format(args.out, mode, seed) end
 
 local function train(mode, seed)
+  if args.what == "activations" then hd.activations(mode) end
   local net = network()
   local opt = hd.optim.AdamW(net:parameters(), { lr = 2e-4 })
   local run <close> = assert(hd.run.new { out = folder(mode, seed), resume = true,
@@ -66,26 +74,28 @@ local function final_loss(path)
 end
 
 local function final_of(mode, seed)
-  local command = ("HDLUA_CONV=%s '%s' '%s' --child %s --seed %d --steps %d --batch %d --out '%s'"):format(CONV[mode],
-    arg[-1], arg[0], mode, seed, args.steps, args.batch, args.out)
+  local command = ("%s '%s' '%s' --what %s --child %s --seed %d --steps %d --batch %d --out '%s'"):format(ways[mode],
+    arg[-1], arg[0], args.what, mode, seed, args.steps, args.batch, args.out)
   assert(os.execute(command), "a run has failed: " .. folder(mode, seed))
   return final_loss(folder(mode, seed) .. "/log.jsonl")
 end
 
-local final = { strict = {}, default = {} }
+local exact, other = ways[1], ways[2]
+local final = { [exact] = {}, [other] = {} }
 for seed = 1, args.seeds do
-  for _, mode in ipairs { "strict", "default" } do final[mode][seed] = final_of(mode, seed) end
+  for _, mode in ipairs(ways) do final[mode][seed] = final_of(mode, seed) end
 end
 
 print(("mean loss of steps %d to %d"):format(args.steps - args.last + 1, args.steps))
-print "seed     strict      default     default / strict - 1"
+print(("seed     %-10s  %-10s  %s / %s - 1"):format(exact, other, other, exact))
 local sum = 0
 for seed = 1, args.seeds do
-  local strict, default = final.strict[seed], final.default[seed]
-  sum = sum + default
-  print(("%4d   %.8f  %.8f  %.1g"):format(seed, strict, default, default / strict - 1))
+  local a, b = final[exact][seed], final[other][seed]
+  sum = sum + b
+  print(("%4d   %.8f  %.8f  %.1g"):format(seed, a, b, b / a - 1))
 end
-local mean, low, high = sum / args.seeds, math.min(table.unpack(final.strict)), math.max(table.unpack(final.strict))
+local mean, low, high = sum / args.seeds, math.min(table.unpack(final[exact])), math.max(table.unpack(final[exact]))
 local inside = mean >= low and mean <= high
-print(("default: mean %.5f, strict: from %.5f to %.5f: %s"):format(mean, low, high, inside and "inside" or "OUTSIDE"))
+print(("%s: mean %.5f, %s: from %.5f to %.5f: %s"):format(other, mean, exact, low, high,
+  inside and "inside" or "OUTSIDE"))
 os.exit(inside and 0 or 1, true)

@@ -286,7 +286,7 @@ describe("checkpoints of a network", function()
       losses[#losses + 1], peaks[#peaks + 1] = loss, tonumber(mib)
     end
     pipe:close()
-    assert.are.equal(2, #losses)
+    assert.are.equal(4, #losses) -- the last two with activations in bf16
     assert.are.equal(losses[1], losses[2])
     assert.is_true(peaks[2] < peaks[1])
   end)
