@@ -1,12 +1,13 @@
 // core/alloc.h: native memory, counted. All C below app/ takes its memory here.
 //  - every block is 64-byte aligned and has 64 readable bytes behind it (BLAS kernels read past the end);
-//  - freed blocks are kept in a cache by size class and reused, since fresh pages cost more than a kernel's work;
+//  - pages of large freed blocks are kept and reused (core/arena.h), since fresh ones cost more than a kernel's work;
 //  - counters see every byte: `live` is what callers hold, `cached` what waits for reuse, `script` Lua's own heap;
 //  - may be called from any thread; returns NULL when the budget or the system's memory is spent;
 //  - under AddressSanitizer nothing is cached and nobody but BLAS, which it does not see, may read behind the end.
 #ifndef HD_ALLOC_H
 #define HD_ALLOC_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -47,7 +48,8 @@ void hd_alloc_set_budget(size_t bytes); // live + cached + script stay below; 0:
 typedef struct {
     size_t live, cached, peak; // bytes held, bytes waiting, highest live since the start or the last reset
     size_t script, budget;     // bytes of Lua's heap; the limit, 0: none
-    size_t wanted;             // the last request that was refused
+    size_t wanted;             // the last request that was refused,
+    bool over_budget;          // by the budget rather than by the system
     size_t allocations;        // blocks handed out so far
     size_t kinds[HD_MEMORY_KINDS], peak_kinds[HD_MEMORY_KINDS]; // what live consists of, and what peak did
 } hd_memory_info;

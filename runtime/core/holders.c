@@ -81,7 +81,7 @@ void hd_holders_text(char *text, size_t size) {
     hd_memory(&info);
     size_t at = (size_t)snprintf(text, size, "\n  wanted %s; in use %s by tensors and %s by Lua",
                                  hd_bytes_text(info.wanted), hd_bytes_text(info.live), hd_bytes_text(info.script));
-    if (info.budget == 0 || info.live + info.script + info.wanted <= info.budget)
+    if (!info.over_budget)
         at += (size_t)snprintf(text + at, size - at, ", and the system gives no more");
     else
         at += (size_t)snprintf(text + at, size - at, ", limit %s (--memory)", hd_bytes_text(info.budget));

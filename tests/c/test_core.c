@@ -78,15 +78,15 @@ static void test_memory_counts_what_callers_hold(void **state) {
     (void)state;
     hd_alloc_trim();
     hd_memory(&before);
-    void *block = hd_alloc(1000000);
+    void *block = hd_alloc(3000000);
     hd_memory(&during);
     hd_free(block);
     hd_memory(&after);
-    assert_in_range(during.live - before.live, 1000000, 1130000);
+    assert_in_range(during.live - before.live, 3000000, 3010000);
     assert_int_equal(during.allocations, before.allocations + 1);
     assert_true(during.peak >= during.live);
     assert_int_equal(after.live, before.live);
-    assert_int_equal(after.cached, HD_ASAN ? 0 : during.live - before.live);
+    assert_true(HD_ASAN ? after.cached == 0 : after.cached >= during.live - before.live);
     hd_alloc_trim();
     hd_memory(&after);
     assert_int_equal(after.cached, 0);
@@ -97,10 +97,10 @@ static void test_freed_blocks_serve_again(void **state) {
     (void)state;
     if (HD_ASAN)
         skip();
-    void *first = hd_alloc(123456);
+    void *first = hd_alloc(1234567);
     hd_free(first);
     hd_memory(&before);
-    void *second = hd_alloc(123000);
+    void *second = hd_alloc(1234000);
     hd_memory(&after);
     assert_ptr_equal(first, second);
     assert_true(after.cached < before.cached);
@@ -124,10 +124,10 @@ static size_t resident_bytes(void) {
     return pages * (size_t)sysconf(_SC_PAGESIZE);
 }
 
-// Blocks of changing sizes, whose pages go from one to the other: what is held keeps its contents, and all in all no
-// more memory is taken than the peak of what was held (or what may be cached in any case).
+// Blocks of changing sizes, whose pages go from one to the other: what is held keeps its contents, and all in all
+// little more memory is taken than the peak of what was held.
 static void test_pages_go_from_block_to_block(void **state) {
-    enum { HELD = 24, ROUNDS = 4000, ALWAYS_CACHED = 160 << 20 };
+    enum { HELD = 24, ROUNDS = 4000 };
     struct {
         unsigned char *block;
         size_t bytes;
@@ -149,10 +149,10 @@ static void test_pages_go_from_block_to_block(void **state) {
         memset(held[i].block, i, held[i].bytes);
     }
     hd_memory(&info);
-    const size_t most = info.peak > ALWAYS_CACHED ? info.peak : ALWAYS_CACHED;
+    const size_t most = info.peak + info.peak / 8;
     assert_true(info.live + info.cached <= most);
     if (before && !HD_ASAN && !TSAN) // these have memory of their own
-        assert_true(resident_bytes() < before + most + most / 8);
+        assert_true(resident_bytes() < before + most);
     for (int i = 0; i < HELD; i++)
         hd_free(held[i].block);
     hd_alloc_trim();
@@ -163,13 +163,13 @@ static void test_budget_refuses_and_counts_stay_right(void **state) {
     (void)state;
     hd_alloc_trim();
     hd_memory(&before);
-    hd_alloc_set_budget(before.live + 1000000);
-    assert_null(hd_alloc(2000000));
-    void *block = hd_alloc(500000);
+    hd_alloc_set_budget(before.live + 10000000);
+    assert_null(hd_alloc(20000000));
+    void *block = hd_alloc(5000000);
     assert_non_null(block);
-    assert_null(hd_alloc(600000));
+    assert_null(hd_alloc(6000000));
     hd_free(block);
-    void *other = hd_alloc(700000); // the cached block makes room
+    void *other = hd_alloc(7000000); // the cached block makes room
     assert_non_null(other);
     hd_free(other);
     hd_alloc_set_budget(0);

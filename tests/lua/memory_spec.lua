@@ -126,7 +126,7 @@ describe("memory", function()
     local ok, message = with_limit(30 * MIB, function()
       local x = hd.zeros(MIB)
       for _ = 1, 50 do x = x * 1 end -- each of 4 MiB, in a Lua heap that does not move
-      hd.zeros(6 * MIB)
+      hd.zeros(5 * MIB)
     end)
     collectgarbage "restart"
     assert.is_true(ok, message)
