@@ -17,12 +17,15 @@ after_each(sandbox.close)
 describe("arms", function()
   it("choose widths by every combination: within 1 % the most alike, else the nearest", function()
     -- two levels, three widths
-    local counts = { { 10, 100 }, { 40, 400 }, { 90, 900 } }
-    assert.are.same({ 2, 2 }, arms.choose(counts, 440))
-    assert.are.same({ 3, 1 }, arms.choose(counts, 190))
-    assert.are.same({ 1, 2 }, arms.choose(counts, 412)) -- 410
+    local widths, counts = { 8, 16, 24 }, { { 10, 100 }, { 40, 400 }, { 90, 900 } }
+    assert.are.same({ 2, 2 }, (arms.choose(widths, counts, 440)))
+    assert.are.same({ 3, 1 }, (arms.choose(widths, counts, 190)))
+    assert.are.same({ 1, 2 }, (arms.choose(widths, counts, 412))) -- 410
+    assert.are.same({ 3, 3 }, (arms.choose(widths, counts, 5000))) -- far off
     -- 500 is hit by 8 and 24 (100 + 400) and, 1 % off, by 8 and 16: the more alike
-    assert.are.same({ 1, 2 }, arms.choose({ { 100, 1 }, { 7, 405 }, { 9, 400 } }, 500))
+    local choice, miss = arms.choose(widths, { { 100, 1 }, { 7, 405 }, { 9, 400 } }, 500)
+    assert.are.same({ 1, 2 }, choice)
+    assert.are.equal(0.01, miss)
   end)
 
   it("have as many parameters as the flat one, and their costs add up", function()

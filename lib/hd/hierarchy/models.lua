@@ -61,6 +61,13 @@ local function block_channels(extents, width)
   return blocks
 end
 
+-- The largest number of groups, 8 at most, that divides the channels.
+local function norm_groups(width)
+  local groups = math.min(8, width)
+  while width % groups ~= 0 do groups = groups - 1 end
+  return groups
+end
+
 local function make_unet(spec, o)
   local blocks = block_channels(spec.extents, o.width)
   local types, dims = {}, spec.dims .. "D"
@@ -68,7 +75,7 @@ local function make_unet(spec, o)
   return nn.UNet {
     dims = spec.dims, in_channels = spec.channels + spec.context, out_channels = spec.channels,
     block_out_channels = blocks, layers_per_block = o.depth, down_block_types = types, num_attention_heads = 4,
-    norm_num_groups = math.min(8, o.width), time_inputs = spec.context > 0 and 2 or 1, zero_init = true,
+    norm_num_groups = norm_groups(o.width), time_inputs = spec.context > 0 and 2 or 1, zero_init = true,
     num_class_embeds = spec.levels, time_embed_dim = math.max(64, 4 * o.width), fuse_qkv = true,
   }
 end

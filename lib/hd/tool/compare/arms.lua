@@ -51,61 +51,67 @@ end
 
 -- Parameters ------------------------------------------------------------------------------------------------------
 
-local WIDTHS = { 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128 } -- GroupNorm wants multiples of 8
+local LARGEST = 128 -- width of a network
 
--- Parameters of each level's network by width: counts[k][i], level i with WIDTHS[k]. Networks that are far too large
--- are not made.
-local function level_counts(H, regime, target)
-  local counts = {}
-  for k, width in ipairs(WIDTHS) do
+-- Widths that are multiples of `grain`, and the parameters of each level's network by width: counts[k][i], level i with
+-- widths[k]. Networks that are far too large are not made.
+local function level_counts(H, regime, target, grain)
+  local widths, counts = {}, {}
+  for width = 8, LARGEST, grain do
     local models, row, least = H:models { regime = regime, width = width }, {}, math.huge
     for i, level in ipairs(H.levels) do
       row[i] = models:net(level.name):num_parameters()
       least = math.min(least, row[i])
     end
-    counts[k] = row
+    table.insert(widths, width)
+    table.insert(counts, row)
     if least > target then break end
   end
-  return counts
+  return widths, counts
 end
 
 -- How unlike the widths are: a ratio of at least 1.
-local function unevenness(choice)
+local function unevenness(widths, choice)
   local low, high = math.huge, 0
-  for _, k in ipairs(choice) do low, high = math.min(low, WIDTHS[k]), math.max(high, WIDTHS[k]) end
+  for _, k in ipairs(choice) do low, high = math.min(low, widths[k]), math.max(high, widths[k]) end
   return high / low
 end
 
 --- Widths of the levels' networks with about `target` parameters together: within 1 % those most alike, else the
 --- nearest. Every choice is tried.
----@param counts integer[][]  counts[k][i]: level i with the k-th width
+---@param widths integer[]
+---@param counts integer[][]  counts[k][i]: parameters of level i with widths[k]
 ---@param target integer
 ---@return integer[] choice  the number of the width of each level
-function arms.choose(counts, target)
+---@return number miss       how far off the sum is, as a share of the target
+function arms.choose(widths, counts, target)
   local best, best_miss, best_uneven
   local choice = {}
-  local function try(i, sum)
-    if i > #counts[1] then
-      local miss, uneven = math.abs(sum - target) / target, unevenness(choice)
-      local near, best_near = miss <= 0.01, best and best_miss <= 0.01
-      local better = not best or (near and not best_near)
-      if best and near == best_near then
-        better = near and (uneven < best_uneven or (uneven == best_uneven and miss < best_miss))
-          or not near and miss < best_miss
-      end
-      if better then best, best_miss, best_uneven = table.move(choice, 1, #choice, 1, {}), miss, uneven end
-      return
+  local function consider(sum)
+    local miss, uneven = math.abs(sum - target) / target, unevenness(widths, choice)
+    local near, better = miss <= 0.01, not best
+    if best and near ~= (best_miss <= 0.01) then
+      better = near
+    elseif best and near then
+      better = uneven < best_uneven or (uneven == best_uneven and miss < best_miss)
+    elseif best then
+      better = miss < best_miss
     end
+    if better then best, best_miss, best_uneven = table.move(choice, 1, #choice, 1, {}), miss, uneven end
+  end
+  local function try(i, sum)
+    if i > #counts[1] then return consider(sum) end
     for k = 1, #counts do
       choice[i] = k
       try(i + 1, sum + counts[k][i])
     end
   end
   try(1, 0)
-  return best
+  return best, best_miss
 end
 
---- Options of H:models for an arm with `target` parameters.
+--- Options of H:models for an arm with `target` parameters: multiples of 8, which convolutions like best, or of 4 where
+--- these are too coarse.
 ---@param H hd.hierarchy.Hierarchy
 ---@param regime string
 ---@param width integer  of the flat arm
@@ -113,9 +119,14 @@ end
 ---@return table
 function arms.options(H, regime, width, target)
   if regime == "flat" then return { regime = regime, width = width } end
-  local choice, widths = arms.choose(level_counts(H, regime, target), target), {}
-  for i, level in ipairs(H.levels) do widths[level.name] = WIDTHS[choice[i]] end
-  return { regime = regime, width = widths }
+  local by_level = {}
+  for _, grain in ipairs { 8, 4 } do
+    local widths, counts = level_counts(H, regime, target, grain)
+    local choice, miss = arms.choose(widths, counts, target)
+    for i, level in ipairs(H.levels) do by_level[level.name] = widths[choice[i]] end
+    if miss <= 0.015 then break end
+  end
+  return { regime = regime, width = by_level }
 end
 
 -- Cost ------------------------------------------------------------------------------------------------------------
