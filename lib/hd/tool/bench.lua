@@ -187,7 +187,7 @@ end
 local args = hd.args({
   workload = hd.args.string, threads = hd.args.string, rounds = hd.args.integer, gemm = hd.args.string, peer = "auto",
   seconds = hd.args.number, json = hd.args.string, resume = false, verify = false, steps = 10, describe = false,
-  machine = false, child = hd.args.string, once = false, replay = hd.args.string,
+  machine = false, child = hd.args.string, once = false, replay = hd.args.string, activations = "f32",
 }, {
   "Time the reference workloads, beside a peer.",
   workload = "names or groups, comma-separated (all): " .. table.concat(known, ", ")
@@ -201,12 +201,14 @@ local args = hd.args({
   describe = "print the networks' sizes instead", machine = "print what the machine can do instead",
   child = "run one workload in this process", once = "with --child: one step",
   replay = "with --child: compare with the steps in this file",
+  activations = "f32 or bf16: what hdlua keeps for backward (hd.activations)",
 })
 args.threads = thread_counts(args.threads)
 args.seconds = args.seconds or 2 / math.max(1, args.rounds or 1)
 
 if args.child then
   core.threads(args.threads[1])
+  core.activations(args.activations)
   if args.child ~= "machine" then selected(args.child) end
   child.run(args.child, args)
 elseif args.describe then

@@ -45,7 +45,8 @@ function Session:command(task)
   local words = ("--child %s --threads %d --seconds %.3f"):format(task.workload, task.threads, self.opts.seconds)
   if task.side == "peer" then return self.opts.peer .. " " .. words end
   local choice = task.gemm and ("HDLUA_GEMM=%s "):format(task.gemm) or ""
-  return ("%s%s -m bench %s --seed %d"):format(choice, process.hdlua(), words, self.opts.seed)
+  return ("%s%s -m bench %s --seed %d --activations %s"):format(choice, process.hdlua(), words, self.opts.seed,
+    self.opts.activations)
 end
 
 local function key(r) return ("%s|%s|%d|%d|%s"):format(r.side, r.workload, r.threads, r.round, r.gemm or "") end
