@@ -10,20 +10,9 @@ local args = hd.args({ model = "runs/emoji/model.safetensors", n = 64, out = "sa
   steps = "sampling steps of each level (18)",
 })
 
--- Weights and statistics lie in one file; its metadata say what was declared.
-local tensors, declared = hd.load(args.model)
-assert(tensors, declared)
-assert(declared.hierarchy == "images", ("'%s' holds no hierarchy of pictures"):format(args.model))
-local weights, stats = {}, {}
-for name, x in pairs(tensors) do -- order free: separate keys
-  local statistic = name:match "^stats/(.*)$"
-  if statistic then stats[statistic] = x else weights[name] = x end
-end
-
-local H = hd.hierarchy.images { size = tonumber(declared.size), regime = declared.regime }
-H:load_stats_dict(stats)
-local models = H:models { width = tonumber(declared.width), share = declared.share == "true" }
-models:load_state_dict(weights)
+-- Declaration, statistics and weights lie in one file.
+local H, models = hd.hierarchy.load(args.model)
+assert(H, models)
 
 local x = H:sample(models, args.n, { seed = args.seed, steps = args.steps }):clamp(-1, 1)
 if args.out:find "%.npy$" then

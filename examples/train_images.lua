@@ -3,7 +3,8 @@
 --     hdlua examples/train_images.lua --data emoji --minutes 5 --out runs/emoji
 --
 -- Pictures are split into shapes (low-pass luma), colours (chroma) and textures (details). Each level is diffused by a
--- network of its own that sees the coarser ones; with --regime flat one network diffuses whole pictures instead.
+-- network of its own that sees the coarser ones; with --regime flat one network diffuses whole pictures instead, with
+-- joint, staggered or free the levels are diffused together, each network seeing all of them.
 -- OUT holds samples.png, samples.npy, model.safetensors (draw more with examples/sample_images.lua), loss.png,
 -- samples_STEP.png from each minute, log.jsonl and the checkpoint from which --resume goes on.
 
@@ -11,14 +12,16 @@ local hd = require "hd"
 
 local args = hd.args({
   data = "emoji", size = 32, minutes = 5.0, steps = hd.args.integer, stop_at = hd.args.integer,
-  regime = { "cascade", "flat" }, share = false, batch = 32, width = 32, lr = 2e-3,
+  regime = { "cascade", "flat", "joint", "staggered", "free" }, share = false, batch = 32, width = 32,
+  lr = 2e-3,
   out = "runs/images", samples = 64, resume = false, save_every = 30.0,
   on_nan = { "stop", "skip", "rollback" },
 }, {
   "Train a hierarchy of pictures and draw with it.",
   data = "emoji, shapes, cifar:DIR or folder:DIR", size = "pixels of a side",
   minutes = "train so long", steps = "train so many steps instead of --minutes",
-  stop_at = "end after this step, on the same schedule", regime = "diffuse level after level, or whole pictures",
+  stop_at = "end after this step, on the same schedule",
+  regime = "diffuse level after level, whole pictures, or all levels together",
   share = "one network for all levels", batch = "pictures in a step", width = "channels of the networks",
   lr = "highest learning rate", out = "the folder for everything that is written",
   samples = "pictures to draw at the end", resume = "go on from the last checkpoint in OUT",
@@ -99,13 +102,7 @@ end
 
 -- Results ----------------------------------------------------------------------------------------------------------
 
-local tensors = {}
-for name, x in pairs(ema.model:state_dict()) do tensors[name] = x end -- order free: separate keys
-for name, x in pairs(H:stats_dict()) do tensors["stats/" .. name] = x end -- order free: separate keys
-assert(hd.save(args.out .. "/model.safetensors", tensors, { metadata = {
-  hierarchy = "images", size = tostring(args.size), regime = args.regime, width = tostring(args.width),
-  share = tostring(args.share),
-} }))
+assert(H:save(args.out .. "/model.safetensors", ema.model))
 
 if args.samples > 0 then
   run:say(("drawing %d pictures"):format(args.samples))

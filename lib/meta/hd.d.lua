@@ -14,13 +14,20 @@ local rng = {}
 ---@field kind string      "gaussian" or "mask"
 ---@field schedule hd.schedule.Schedule  of gaussian levels, in standardised coordinates
 ---@field predict string   what the network predicts: "edm", "v", "eps", "x0" or "flow"
----@field context string[] coarser levels that the network sees
+---@field context string[] levels that the network sees in the hierarchy's regime
+---@field context_by table<string, string>  how each enters: "concat", "film" or "attention"
 ---@field steps integer    sampling steps
 ---@field weight number    of the level's loss in the sum
+---@field batch_share number  of each batch, for the level's loss
+---@field loss string       "mse" or "huber"
+---@field guidance number|table?  of sampling with labels
 ---@field vocab integer?   of mask levels: tokens are 1 to vocab
 
 ---@class hd.hierarchy.Models : hd.nn.Module
 ---@field regime string
+---@field classes integer?  classes that the networks are told
+
+---@class hd.hierarchy.Autoencoder : hd.nn.Module
 
 ---@class hd.optim.Rate
 
@@ -365,9 +372,14 @@ hd.hierarchy = {}
 --- Declare a hierarchy.
 --- `split` takes a batch x [n, ...] and returns { level name = z [n, ...] }; `join` undoes it. Where `shape` is given
 --- (or once data are seen) join(split(x)) = x is checked. Levels, coarse to fine, have: name; kind "gaussian" (default)
---- or "mask" (tokens 1 to `vocab`); schedule (default EDM's); predict (default "edm"); context, the coarser levels that
---- the network sees (default all of them); steps (18) and sampler (hd.sampler.heun); weight in the loss (1); frame
---- { to =, from = }, an isometry into the coordinates in which the network works and its adjoint.
+--- or "mask" (tokens 1 to `vocab`); schedule (default EDM's); predict (default "edm"); context, the levels that the
+--- network sees (default all coarser ones in a cascade, all others elsewhere), and context_by, how they enter: "concat"
+--- (default), "film" (pooled) or "attention", or { name = word }; steps (18), sampler (hd.sampler.heun) and guidance;
+--- weight of its loss (1), loss ("mse" or "huber") and batch_share, the part of each batch that it is trained on (1);
+--- frame { to =, from = }, an isometry into the coordinates in which the network works and its adjoint.
+--- The regime says when each level is noisy. With progress u from 1 (noise) to 0: "flat" x as a whole, "cascade" level
+--- after level, "joint" all together, "staggered" in windows that overlap, "free" trained for any. An own regime is a
+--- function `clocks`, from u to { name = time }, times from 1 (noise) to 0, none rising as u falls.
 ---@class hd.hierarchy.Hierarchy
 ---@field name string
 ---@field levels hd.hierarchy.Level[]  coarse to fine
@@ -380,9 +392,24 @@ hd.hierarchy.Hierarchy = {}
 ---@return number error  the relative error found
 function hd.hierarchy.Hierarchy:check(data) end
 
---- Measure mean and standard deviation of every channel of every level. A constant channel gets standard deviation 1.
+--- How much levels contradict each other: |split(join(z)) - z| / |z|, 0 where they are the split of some x. Levels
+--- that were drawn may contradict only where they hold more numbers than x (see hd.hierarchy.residual).
+---@param z table<string, hd.Tensor>
+---@return number
+function hd.hierarchy.Hierarchy:consistency(z) end
+
+--- How far samples are from the measured statistics, level by level: mean, the largest shift of a channel's mean in
+--- standard deviations of the data, and energy, the mean variance of the channels relative to the data's (1 is
+--- right).
+---@param x hd.Tensor  samples
+---@return table<string, { mean: number, energy: number }>
+function hd.hierarchy.Hierarchy:drift(x) end
+
+--- Measure mean and standard deviation of every channel of every level (a channel is one band where levels are
+--- folded) and how far a level's power spectrum is from white. A constant channel gets standard deviation 1; one
+--- picture is enough, its positions count. The result is part of tostring(H).
 ---@param data hd.Tensor|hd.data.Set
----@param opts? { n: integer }  entries to look at, 2048
+---@param opts? { n: integer, shift: boolean }  n: entries to look at, 2048; shift: move each level's schedule by the measured factor, so that all levels lose their information at the same time t (false)
 ---@return hd.hierarchy.Hierarchy self
 function hd.hierarchy.Hierarchy:fit_stats(data, opts) end
 
@@ -413,13 +440,13 @@ function hd.hierarchy.Hierarchy:load_stats_dict(dict) end
 --- The loss of a batch: the weighted sum of the levels' losses, and each of them as a number.
 ---@param models hd.hierarchy.Models
 ---@param x hd.Tensor  [n, ...]
----@param opts? table  regime (the models'), t_aug, rng, levels (names of the levels to train; all)
+---@param opts? table  regime (the models'), t_aug, rng, levels (names of the levels to train; all that the models have), labels ([n] or an integer, 1 to the models' classes), label_dropout (share of the labels hidden, 0.1)
 ---@return hd.Tensor loss            0-d
----@return table<string, number> parts
+---@return table<string, number> parts  without weights
 function hd.hierarchy.Hierarchy:loss(models, x, opts) end
 
 --- Make the networks.
----@param opts? table  net: "auto" (a U-Net for numbers, a transformer for tokens), "unet", "transformer" or a function (spec, opts) -> layer; width (64) and depth (blocks per level, 1; of a transformer 2); regime (the hierarchy's); share: one network that is told the level (false)
+---@param opts? table  net: "auto" (a U-Net for numbers, a transformer for tokens), "unet", "transformer" or a function (spec, opts) -> layer; width (64) and depth (blocks per level, 1; of a transformer 2); regime (the hierarchy's); share: one network that is told the level (false); levels: names of those to make networks for (all), to train a level at a time; classes: how many labels there are; uncertainty: weigh each level's loss by an error that is learned with it (false)
 ---@return hd.hierarchy.Models
 function hd.hierarchy.Hierarchy:models(opts) end
 
@@ -431,10 +458,18 @@ function hd.hierarchy.Hierarchy:pictures(x) end
 --- Draw n samples, without gradients.
 ---@param models hd.hierarchy.Models?  nil where `denoise` stands for every network
 ---@param n integer
----@param opts? table  seed (0); regime (the models'); steps: a number, or { name = number }; hold: { name = z } in the data's units, kept as they are; stop_after: a level's name, finer ones stay at their mean (tokens masked); all: also give { name = picture }; on_level: function (name, z) after each level ("flat" where x is drawn whole); on_step: as of samplers, with `level`; noise: { name = z } of unit variance instead of the draw, its type rules; denoise: { name = function (z, sigmas, levels) -> x0 } instead of a network, in standardised coordinates (logits for tokens); t_aug: noise on the context; clip (true): hold estimates to the data's range; sampler (the level's, else hd.sampler.heun); first: the number of the first sample (1); batch: how many are drawn at once (64), which changes nothing but the memory needed. In the flat regime noise.flat and denoise.flat are for x, or all levels have functions of their own.
+---@param opts? table  seed (0); regime (the models'; networks of `free` take any), lag, or clocks: a function from progress (1 to 0) to { name = time }; steps: a number, or { name = number }; hold: { name = z } in the data's units, kept as they are; stop_after: a level's name, finer ones stay at their mean (tokens masked); start_from: { x = or levels = { name = z }, t = number or { name = number } }, data to begin from, with the noise of time t; inpaint: { x =, mask = }, x is kept where the mask is 1; labels ([n] or an integer) and guidance: how much more they count (1 is not at all), a number, { name = number } or { name = { scale =, s_min =, s_max = } }; weak: weaker models to guide away from, instead of labels left out; all: also give { name = picture }; on_level: function (name, z) when a level is done ("flat" where x is drawn whole); on_step: as of samplers, with `level`; noise: { name = z } of unit variance instead of the draw, its type rules; denoise: { name = function (z, sigmas, levels) -> x0 } instead of a network, in standardised coordinates (logits for tokens); t_aug: noise on the context; clip (true): hold estimates to the data's range; sampler (the level's, else hd.sampler.heun); first: the number of the first sample (1); batch: how many are drawn at once (64), which changes nothing but the memory needed. In the flat regime noise.flat and denoise.flat are for x, or all levels have functions of their own.
 ---@return hd.Tensor x
 ---@return table<string, hd.Tensor>? pictures
 function hd.hierarchy.Hierarchy:sample(models, n, opts) end
+
+--- Write hierarchy, statistics and networks into one file.
+---@param self hd.hierarchy.Hierarchy  declared by a registered function
+---@param path string                  ending in .safetensors
+---@param models hd.hierarchy.Models
+---@return true? done
+---@return string? message
+function hd.hierarchy.Hierarchy:save(path, models) end
 
 --- Set statistics by hand: { name = { mean = number or per channel, std = ... } }; "flat" names the unsplit data.
 ---@param stats table
@@ -463,6 +498,36 @@ function hd.hierarchy.Hierarchy:stats_dict() end
 ---@param name? any
 ---@param z? any
 function hd.hierarchy.Hierarchy:unstandardise(name, z) end
+
+--- An encoder of two convolutions, one of which looks at squares of `factor`, and its mirror image.
+---@class hd.hierarchy.autoencoder: hd.nn.Module
+---@overload fun(opts?: table): hd.hierarchy.autoencoder
+hd.hierarchy.autoencoder = {}
+
+--- A code to an x of the extents of `like`.
+---@param code hd.Tensor
+---@param like hd.Tensor
+---@return hd.Tensor
+function hd.hierarchy.autoencoder:decode(code, like) end
+
+--- x to its code.
+---@param x hd.Tensor
+---@return hd.Tensor
+function hd.hierarchy.autoencoder:encode(x) end
+
+--- split and join of two levels: the code, and what the decoder misses.
+---     local auto = hd.hierarchy.autoencoder { code = 4 }     -- train it with auto:loss(x)
+---     local split, join = auto:levels("code", "rest")
+---@param code string
+---@param rest string
+---@return function split
+---@return function join
+function hd.hierarchy.autoencoder:levels(code, rest) end
+
+--- The mean squared error of what comes back: minimise it before the levels are diffused.
+---@param x hd.Tensor
+---@return hd.Tensor
+function hd.hierarchy.autoencoder:loss(x) end
 
 ---@class hd.hierarchy.colour
 hd.hierarchy.colour = {}
@@ -520,9 +585,15 @@ function hd.hierarchy.haar.unfold(x, factor) end
 function hd.hierarchy.haar.up(low, detail) end
 
 --- Pictures as shapes (low-pass luma), colours (chroma) and textures (details).
----@param opts? table  size (32; a multiple of 2^steps); steps: Haar steps (2); regime; schedule (one for all levels); predict ("edm"); t_aug (0.3), t_aug_sample (0.1)
+---@param opts? table  size (32; where 2^steps does not divide it, pictures are reflected beyond their ends, and H.crop says from which size to which); steps: wavelet steps (2); wavelet: "haar" (default) or "db2" to "db8"; regime, lag; schedule (one for all levels); predict ("edm"); t_aug (0.3), t_aug_sample (0.1)
 ---@return hd.hierarchy.Hierarchy
 function hd.hierarchy.images(opts) end
+
+--- Declare a saved hierarchy again and load its statistics and networks.
+---@param path string
+---@return hd.hierarchy.Hierarchy? H  or nil and a message
+---@return hd.hierarchy.Models|string models
+function hd.hierarchy.load(path) end
 
 --- split and join that hand each level its own positions of [n, t] (tokens or numbers).
 ---     local split, join = hd.hierarchy.partition { sentence = { 1, 9 }, phrase = { 3, 5, 11 }, word = { 2, 4, ... } }
@@ -530,6 +601,73 @@ function hd.hierarchy.images(opts) end
 ---@return fun(x: hd.Tensor): table<string, hd.Tensor>
 ---@return fun(z: table<string, hd.Tensor>): hd.Tensor
 function hd.hierarchy.partition(sets) end
+
+--- Give a function that declares a hierarchy a name, by which files find it again.
+---     local bands = hd.hierarchy.register("bands", function(opts) return hd.hierarchy.new { … } end)
+---     local H = bands { rate = 8000 }
+---@param name string
+---@param make fun(opts: table?): hd.hierarchy.Hierarchy  its options: numbers, strings, booleans and tables of them
+---@return fun(opts: table?): hd.hierarchy.Hierarchy  declares as `make` does, and remembers name and options
+function hd.hierarchy.register(name, make) end
+
+--- split and join of a residual hierarchy, exact for any D and U, and the projection that takes away what contradicts:
+--- drawn levels need not be the split of any x. It sets z2 to z2 - U(D(U(z1) + z2) - z1), after which D(join(z)) = z1
+--- where D(U(z)) = z, as it is for the means and repeats that are the default.
+---     local split, join, project = hd.hierarchy.residual { names = { "small", "detail" } }
+---     local H = hd.hierarchy.new { split = split, join = join, project = project, levels = ... }
+---@param opts { names: string[], down: function?, up: function? }  names: coarse to fine, a step between any two; down (x) -> z, default means of two (squares of two by two); up (z, x) -> a tensor of x's shape, default repeats
+---@return fun(x: hd.Tensor): table<string, hd.Tensor>
+---@return fun(z: table<string, hd.Tensor>): hd.Tensor
+---@return fun(z: table<string, hd.Tensor>): table<string, hd.Tensor>
+function hd.hierarchy.residual(opts) end
+
+--- A split with more levels that say something of x (a plan, a code, a label map) and that join does not need.
+---@param split function
+---@param join function
+---@param summaries table<string, function>  level name -> function of x
+---@return fun(x: hd.Tensor): table<string, hd.Tensor>
+---@return fun(z: table<string, hd.Tensor>): hd.Tensor
+function hd.hierarchy.summary(split, join, summaries) end
+
+---@class hd.hierarchy.wavelet
+hd.hierarchy.wavelet = {}
+
+--- One step down, of haar.down's form.
+---@param x hd.Tensor  [n, c, t] or [n, c, h, w], even extents
+---@param family? string  "haar" (default), "db2" to "db8"
+---@return hd.Tensor low     [n, c, t/2] or [n, c, h/2, w/2]
+---@return hd.Tensor detail  [n, c, t/2], or [n, 3c, h/2, w/2]: across, down and diagonal
+function hd.hierarchy.wavelet.down(x, family) end
+
+---@class hd.hierarchy.wavelet.families
+hd.hierarchy.wavelet.families = {}
+
+--- The low-pass filter of a family; the high-pass is it reversed, every other sign changed.
+---@param family string
+---@return number[]
+function hd.hierarchy.wavelet.filter(family) end
+
+--- The inverse of wavelet.split.
+---@param low hd.Tensor
+---@param details hd.Tensor[]  coarse to fine
+---@param family? string
+---@return hd.Tensor
+function hd.hierarchy.wavelet.join(low, details, family) end
+
+--- Several steps down: the low band, and the details from coarse to fine.
+---@param x hd.Tensor
+---@param steps integer
+---@param family? string
+---@return hd.Tensor low
+---@return hd.Tensor[] details
+function hd.hierarchy.wavelet.split(x, steps, family) end
+
+--- One step up: the inverse of wavelet.down.
+---@param low hd.Tensor
+---@param detail hd.Tensor
+---@param family? string
+---@return hd.Tensor
+function hd.hierarchy.wavelet.up(low, detail, family) end
 
 ---@class hd.image
 hd.image = {}
@@ -766,7 +904,7 @@ function hd.nn.Attention:forward(tokens, context) end
 ---@param prefix string  of this layer's names
 function hd.nn.Attention:upgrade_state(state, prefix) end
 
---- x + attention(GroupNorm(x)) over all positions of [n, channels, ...].
+--- x + attention(GroupNorm(x)) over all positions of [n, channels, ...], of each on all or on the tokens of a context.
 ---@class hd.nn.AttentionBlock: hd.nn.Attention
 ---@overload fun(channels: integer, opts?: table): hd.nn.AttentionBlock
 hd.nn.AttentionBlock = {}
@@ -1029,9 +1167,9 @@ hd.nn.Timesteps = {}
 ---     local net = nn.Transformer { vocab_size = 256, max_length = 128, dim = 256, depth = 4, heads = 4 }
 ---     local logits = net(tokens, t)
 --- Options: vocab_size, max_length, dim, depth, heads, mlp_ratio, dropout, fuse_qkv, out_size (logits per position,
---- default vocab_size), gradient_checkpointing (blocks are computed again in backward: less memory for more time), and
---- the time's: time_dim (64), time_embed_dim (dim), time_inputs, time_scale, time_embedding_type, flip_sin_to_cos,
---- freq_shift.
+--- default vocab_size), gradient_checkpointing (blocks are computed again in backward: less memory for more time),
+--- num_class_embeds, and the time's: time_dim (64), time_embed_dim (dim), time_inputs, time_scale,
+--- time_embedding_type, flip_sin_to_cos, freq_shift.
 ---@class hd.nn.Transformer: hd.nn.Module
 ---@overload fun(opts: table): hd.nn.Transformer
 hd.nn.Transformer = {}
@@ -1057,7 +1195,9 @@ hd.nn.TransformerBlock = {}
 --- flip_sin_to_cos, num_class_embeds. Beyond it: dims (1 or 2), kernel_size, down (factor between levels),
 --- down_kernel_size, time_dim and time_embed_dim (widths of the projected time and of its embedding), time_inputs (how
 --- many times it is told), time_scale (factor on t), num_attention_heads, fuse_qkv, zero_init (residual branches and
---- output begin at 0), gradient_checkpointing (blocks are computed again in backward: about half the memory).
+--- output begin at 0), gradient_checkpointing (blocks are computed again in backward: about half the memory),
+--- vector_channels (numbers of cond.vector, which enter as the time does), cross_attention_dim (channels of
+--- cond.tokens, to which the middle attends).
 ---@class hd.nn.UNet: hd.nn.Module
 ---@overload fun(opts?: table): hd.nn.UNet
 hd.nn.UNet = {}

@@ -45,7 +45,7 @@ local function watched(H, opts)
     specs[#specs + 1] = spec
     return function(z, t, cond)
       calls[#calls + 1] = { x = z, t = t, cond = cond }
-      if cond.context then core.keep(cond.context) end -- longer than the sampler's step
+      for _, told in next, cond do core.keep(told) end -- longer than the sampler's step
       return z * 0
     end
   end }
@@ -57,9 +57,9 @@ describe("networks", function()
   it("are one for each level, with the channels of their contexts", function()
     local _, _, specs = watched(pictures())
     assert.are.equal(3, #specs)
-    assert.are.same({ channels = 1, context = 0, dims = 2, extents = { 2, 2 } }, specs[1])
-    assert.are.same({ channels = 2, context = 1, dims = 2, extents = { 2, 2 } }, specs[2])
-    assert.are.same({ channels = 3, context = 3, dims = 2, extents = { 8, 8 } }, specs[3])
+    assert.are.same({ channels = 1, context = 0, times = 1, dims = 2, extents = { 2, 2 } }, specs[1])
+    assert.are.same({ channels = 2, context = 1, times = 2, dims = 2, extents = { 2, 2 } }, specs[2])
+    assert.are.same({ channels = 3, context = 3, times = 3, dims = 2, extents = { 8, 8 } }, specs[3])
   end)
 
   it("or one for all, or one for x", function()
@@ -67,7 +67,7 @@ describe("networks", function()
     assert.are.equal(1, #specs)
     assert.are.same({ 3, 3, 3 }, { specs[1].channels, specs[1].context, specs[1].levels })
     _, _, specs = watched(pictures(), { regime = "flat" })
-    assert.are.same({ { channels = 3, context = 0, dims = 2, extents = { 8, 8 } } }, specs)
+    assert.are.same({ { channels = 3, context = 0, times = 1, dims = 2, extents = { 8, 8 } } }, specs)
   end)
 
   it("all learn: every parameter gets a gradient", function()
@@ -105,9 +105,10 @@ describe("the loss", function()
     assert.is_nil(calls[1].cond.context)
     assert.are.equal("64", shape_of(calls[1].t))
     assert.are.equal("64,3,8,8", shape_of(calls[3].cond.context))
-    local told = calls[2].t[2] * 1e-3 -- the noise on the context: uniform up to t_aug
-    assert.is_true(told:amin():item() >= 0 and told:amax():item() <= 0.3 and told:amax():item() > 0.25)
-    local noise = (calls[2].cond.context - H:standardised(x).shapes) / told:view(64, 1, 1, 1)
+    local told = (calls[2].t[2] * (1 / 250)):exp() -- EDM's time, of the noise on the context: uniform up to t_aug
+    assert.is_true(told:amin():item() >= 0 and told:amax():item() <= 0.30001 and told:amax():item() > 0.25)
+    local unscaled = calls[2].cond.context * (told:square() + 1):sqrt():view(64, 1, 1, 1)
+    local noise = (unscaled - H:standardised(x).shapes) / told:view(64, 1, 1, 1)
     assert.is_true(math.abs(noise:square():mean():item() - 1) < 5 * math.sqrt(2 / 256))
     -- EDM's target has unit variance, so a network that gives zeros has a loss of 1
     for _, name in ipairs(NAMES) do assert.is_true(math.abs(parts[name] - 1) < 0.3, name .. " " .. parts[name]) end
@@ -132,11 +133,12 @@ describe("the loss", function()
     H:loss(models, x, { rng = core.rng(1) })
     for i, call in ipairs(calls) do
       assert.are.equal(i, call.cond.labels:amin():item())
-      assert.are.equal(2, #call.t)
+      assert.are.equal(4, #call.t) -- its own and a place for each level
       assert.are.equal(3, call.x:size(2))
       assert.are.equal(3, call.cond.context:size(2))
     end
-    assert.are.equal(0, calls[1].t[2])
+    assert.are.same({ 0, 0, 0 }, table.move(calls[1].t, 2, 4, 1, {}))
+    assert.are.equal(0, calls[3].t[4])
     assert.are.equal(0, calls[1].cond.context:abs():amax():item())
   end)
 
@@ -264,10 +266,13 @@ describe("drawing", function()
     local shapes = H:standardise("shapes", clean.shapes)
     assert.is_true(calls[1].cond.context:narrow(2, 1, 1):equal(core.op.interpolate(shapes, { size = { 8, 8 },
       mode = "nearest" })))
-    assert.are.equal(0, calls[1].t[2])
+    assert.near(250 * math.log(0.002), calls[1].t[2], 1e-6) -- the least that the schedule knows
     watching, calls = watched(H, { share = true })
     H:sample(watching, 2, { steps = 1, t_aug = 0.2 })
-    assert.are.same({ 0, 200, 200 }, { calls[1].t[2], calls[2].t[2], calls[3].t[2] })
+    assert.are.equal(0, calls[1].t[2])
+    for _, told in ipairs { calls[2].t[2], calls[3].t[2], calls[3].t[3] } do
+      assert.near(250 * math.log(0.2), told, 1e-6)
+    end
   end)
 
   it("begins with noise that is the sample's own in any batch, and so are the samples", function()
@@ -373,6 +378,380 @@ describe("drawing", function()
     assert.matches("hold is for levels", refused({ hold = { shapes = clean.shapes } }, 2, flat))
     assert.matches("stop_after is for regimes", refused({ stop_after = "shapes" }, 2, flat))
     assert.matches("level 'shapes' has no function in denoise", refused({ denoise = { colours = print } }, 2, flat))
+  end)
+end)
+
+describe("regimes", function()
+  local function times_of(call)
+    local list = {}
+    for i, t in ipairs(type(call.t) == "table" and call.t or { call.t }) do
+      list[i] = type(t) == "number" and t or t:totable()
+    end
+    return list
+  end
+
+  it("show networks all other levels, in training at the times that the clocks give", function()
+    for _, regime in ipairs { "joint", "staggered", "free" } do
+      local H = pictures { regime = regime }
+      local models, calls, specs = watched(H)
+      assert.are.same({ 47, 46, 3 }, { specs[1].context, specs[2].context, specs[3].context })
+      H:loss(models, x, { rng = core.rng(1) })
+      local equal, parked, lead = 0, 0, 0
+      for i = 1, 64 do
+        -- times of colours as the networks of colours and textures are told them: (ln of the noise) 250
+        local own, shapes, textures = table.unpack(times_of(calls[2]))
+        equal = equal + (math.abs(own[i] - shapes[i]) < 1 and math.abs(own[i] - textures[i]) < 1 and 1 or 0)
+        parked = parked + (shapes[i] < 250 * math.log(0.0021) and 1 or 0)
+        lead = lead + (shapes[i] <= own[i] + 1 and own[i] <= textures[i] + 1 and 1 or 0)
+      end
+      assert.are.equal(regime == "joint" and 64 or 0, equal)
+      if regime == "staggered" then assert.are.equal(64, lead) end
+      if regime == "free" then
+        assert.is_true(parked > 4 and parked < 32)
+        assert.is_true(lead < 40)
+      end
+    end
+  end)
+
+  it("an own clock is trained as it samples", function()
+    local H = hierarchy.images { size = 8 }:fit_stats(set)
+    local function clocks(u) return { shapes = u ^ 2, colours = u, textures = u } end
+    local own = hierarchy.new { split = H.split_fn, join = H.join_fn, shape = { 3, 8, 8 }, clocks = clocks,
+      levels = { { name = "shapes" }, { name = "colours" }, { name = "textures" } } }
+    assert.are.equal("joint", own.regime)
+    local models, calls = watched(own)
+    own:loss(models, x, { rng = core.rng(1) })
+    local s = schedule.karras()
+    for i, told in ipairs(calls[2].t[2]:totable()) do
+      local u = s:time_of(math.exp(calls[2].t[1]:get(i) / 250))
+      assert.near(u ^ 2, s:time_of(math.exp(told / 250)), 1e-4)
+    end
+    local seen = {}
+    local stand_in = function(z, sigmas)
+      seen[#seen + 1] = sigmas
+      return z * 0
+    end
+    own:sample(nil, 1, { steps = 4, sampler = sampler.euler,
+      denoise = { shapes = stand_in, colours = stand_in, textures = stand_in } })
+    assert.are.equal(12, #seen)
+    for i = 1, 12, 3 do
+      assert.are.equal(seen[i].colours, seen[i].textures)
+      assert.is_true(seen[i].shapes <= seen[i].colours)
+    end
+    assert.is_true(seen[7].shapes < seen[7].colours)
+  end)
+
+  it("hold levels, and let each level have its own steps and sampler", function()
+    local H = pictures { regime = "joint" }
+    local models = random_models(H)
+    local clean, counts, z = H:split(x:narrow(1, 1, 2)), {}, {}
+    local y = H:sample(models, 2, { steps = { shapes = 6, textures = 3 }, hold = { colours = clean.colours },
+      on_step = function(step) counts[step.level] = (counts[step.level] or 0) + 1 end,
+      on_level = function(name, value) z[name] = value end })
+    assert.are.same({ shapes = 6, textures = 3 }, counts)
+    assert.is_true(z.colours:equal(clean.colours) and y:equal(H:join(z)))
+    H:level "shapes".sampler = sampler.dpmpp_2m
+    assert.is_true(distance(H:sample(models, 2, { steps = 4 }), H:sample(models, 1, { steps = 4 }):expand(2, 3, 8, 8))
+      > 0.01)
+    H:level "shapes".sampler = function(_, noise) return noise * 0 end
+    assert.matches("sampler of level 'shapes' did not call on_step", message(H.sample, H, models, 1, { steps = 4 }))
+  end)
+
+  it("networks of one regime refuse another; those of free take all", function()
+    local joint = random_models(pictures(), { regime = "joint" })
+    local H = pictures()
+    assert.matches("regime 'cascade' does not fit: these models were made for the regime 'joint'",
+      message(H.sample, H, joint, 1, { regime = "cascade" }))
+    assert.matches("no network for 'flat'", message(H.loss, H, joint, x, { regime = "flat" }))
+    local free, drawn = random_models(H, { regime = "free" }), {}
+    for i, regime in ipairs { "cascade", "joint", "staggered" } do
+      drawn[i] = H:sample(free, 1, { regime = regime, steps = 3 })
+      assert.is_true(i == 1 or distance(drawn[i], drawn[i - 1]) > 1e-3)
+    end
+    drawn[4] = H:sample(free, 1, { clocks = function(u)
+      return { shapes = u, colours = u, textures = u }
+    end, steps = 3 })
+    assert.is_true(drawn[4]:equal(drawn[2]))
+  end)
+
+  it("clocks that cannot be are refused", function()
+    local H = pictures()
+    local free = H:models { width = 8, regime = "free" }
+    local function refused(clocks) return message(H.sample, H, free, 1, { clocks = clocks, steps = 4 }) end
+    assert.matches("time of level 'textures' at progress 1 is wrong: got nil, expected 0 to 1",
+      refused(function(u) return { shapes = u, colours = u } end))
+    assert.matches("time of level 'shapes' rises: got 0.25 at progress 0.75, expected at most 0",
+      refused(function(u) return { shapes = 1 - u, colours = u, textures = u } end))
+    assert.matches("level 'textures' is not done at progress 0: got time 0.5",
+      refused(function(u) return { shapes = u, colours = u, textures = 0.5 + u / 2 } end))
+    assert.matches("lag is wrong: got 2", message(H.sample, H, free, 1, { lag = 2 }))
+  end)
+end)
+
+describe("drawing from data", function()
+  local H = pictures()
+  local models = random_models(H)
+  local four = x:narrow(1, 1, 4)
+
+  it("begins with the noise of the time given: 0 gives the data, 1 a sample", function()
+    local function from(t, more)
+      local o = { steps = 4, seed = 3, start_from = t and { x = four, t = t } }
+      for key, value in next, more or {} do o[key] = value end
+      return H:sample(models, 4, o)
+    end
+    assert.is_true(distance(from(0), four) < 1e-5)
+    assert.is_true(from(1):equal(from()))
+    local near_by, far = distance(from(0.3), four), distance(from(0.7), four)
+    assert.is_true(0 < near_by and near_by < far)
+    local sigmas = {}
+    from(0.5, { on_step = function(step)
+      sigmas[step.level] = sigmas[step.level] or step.sigma
+    end })
+    local grid = schedule.karras():sigmas { steps = 4 }
+    for _, name in ipairs(NAMES) do assert.near(grid[3], sigmas[name], 1e-6) end
+    assert.is_true(from(0.5, { batch = 3 }):equal(from(0.5)) or distance(from(0.5, { batch = 3 }), from(0.5)) < 1e-5)
+  end)
+
+  it("of single levels, each from its own time, and of x in the flat regime", function()
+    local z = H:split(four)
+    local y = H:split(H:sample(models, 4, { steps = 3,
+      start_from = { levels = { shapes = z.shapes, textures = z.textures }, t = { shapes = 0, textures = 0.4 } } }))
+    assert.is_true(distance(y.shapes, z.shapes) < 1e-5)
+    assert.is_true(distance(y.colours, z.colours) > 0.3)
+    local flat = random_models(H, { regime = "flat" })
+    assert.is_true(distance(H:sample(flat, 4, { steps = 3, start_from = { x = four, t = 0 } }), four) < 1e-5)
+    assert.is_true(distance(H:sample(flat, 4, { steps = 3, start_from = { x = four, t = 0.5 } }), four) > 0.01)
+  end)
+
+  it("keeps what is known of x, in every regime, and fits the rest to it", function()
+    local mask = core.zeros(1, 1, 8, 8)
+    mask:narrow(4, 1, 3):add_(1) -- not along the blocks of the levels
+    for _, regime in ipairs { "flat", "cascade", "joint", "staggered" } do
+      local nets = random_models(H, { regime = regime })
+      local y = H:sample(nets, 4, { steps = 3, inpaint = { x = four, mask = mask } })
+      assert.is_true(((y - four) * mask):abs():amax():item() < 1e-5, regime)
+      assert.is_true(((y - four) * (1 - mask)):abs():amax():item() > 0.1, regime)
+      local all = H:sample(nets, 4, { steps = 3, inpaint = { x = four, mask = mask * 0 + 1 } })
+      assert.is_true(distance(all, four) < 1e-5, regime)
+    end
+    -- the best networks for pictures of one colour: the rest takes the colour of what is known
+    local function plain(z, sigmas, levels, name)
+      local own = { flat = z }
+      return (name == "textures" and z * 0 or z:mean({ 3, 4 }, true):expand(z:shape())), own, sigmas, levels
+    end
+    local even = hierarchy.images { size = 8 }
+    local known = core.full({ 2, 3, 8, 8 }, 0.5)
+    local denoise = {}
+    for _, name in ipairs(NAMES) do
+      denoise[name] = function(z, sigmas, levels) return (plain(z, sigmas, levels, name)) end
+    end
+    local y = even:sample(nil, 2, { denoise = denoise, inpaint = { x = known, mask = mask } })
+    assert.is_true(distance(y, known) < 0.1, distance(y, known))
+    assert.is_true(distance(even:sample(nil, 2, { denoise = denoise }), known) > 1)
+  end)
+
+  it("refuses what does not fit", function()
+    local function refused(o) return message(H.sample, H, models, 4, o) end
+    assert.matches("start_from: option 't' is missing", refused { start_from = { x = four } })
+    assert.matches("start_from.t is wrong: got 1.5", refused { start_from = { x = four, t = 1.5 } })
+    assert.matches("start_from.%a+ is wrong: got tensor f32 %[2,%d,2,2%], expected %[4,",
+      refused { start_from = { levels = { colours = H:split(four:narrow(1, 1, 2)).colours }, t = 1 } })
+    assert.matches("there is no level 'colour'", refused { start_from = { levels = { colour = four }, t = 1 } })
+    assert.matches("inpaint: option 'mask' is missing", refused { inpaint = { x = four } })
+    assert.matches("inpaint.x is wrong: got tensor f32 %[2,3,8,8%], expected %[4,3,8,8%]",
+      refused { inpaint = { x = four:narrow(1, 1, 2), mask = core.ones(1, 1, 8, 8) } })
+    assert.matches("inpaint.mask is wrong: got tensor f32 %[5,5%]",
+      refused { inpaint = { x = four, mask = core.ones(5, 5) } })
+  end)
+end)
+
+describe("classes", function()
+  local H = pictures()
+
+  it("are told to networks, some of them not in training", function()
+    for _, share in ipairs { false, true } do
+      local models, calls, specs = watched(H, { classes = 5, share = share })
+      assert.are.equal(share and 18 or 6, specs[1].labels)
+      local labels = core.full({ 64 }, 2, { dtype = "i64" })
+      H:loss(models, x, { labels = labels, label_dropout = 0.5, rng = core.rng(1) })
+      for i, call in ipairs(calls) do
+        local row = share and 6 * (i - 1) or 0
+        local none = call.cond.labels:eq(row + 6):to "f32":sum():item()
+        assert.is_true(none > 12 and none < 52)
+        assert.are.equal(64, none + call.cond.labels:eq(row + 2):to "f32":sum():item())
+      end
+      calls[1] = nil
+      H:sample(models, 2, { labels = 3, steps = 1 })
+      assert.are.equal((share and 12 or 0) + 3, calls[#calls].cond.labels:amin():item())
+      H:sample(models, 2, { steps = 1 })
+      assert.are.equal((share and 12 or 0) + 6, calls[#calls].cond.labels:amin():item())
+    end
+  end)
+
+  it("learn, and guide by level, within an interval", function()
+    local models = random_models(H, { classes = 3 })
+    local labels = core.randint(1, 3, { 64 }, { rng = core.rng(4) })
+    H:loss(models, x, { labels = labels, rng = core.rng(1) }):backward()
+    assert.is_true(models.colours.class_embedding.weight:grad():abs():amax():item() > 0)
+    local function drawn(guidance, more)
+      local o = { seed = 1, steps = 3, t_aug = 0, guidance = guidance,
+        labels = core.tensor({ 1, 2 }, { dtype = "i64" }) }
+      for key, value in next, more or {} do o[key] = value end
+      return H:split(H:sample(models, 2, o))
+    end
+    local plain, strong = drawn(nil), drawn { textures = 6 }
+    assert.is_true(strong.shapes:equal(plain.shapes) and strong.colours:equal(plain.colours)
+      or distance(strong.colours, plain.colours) < 1e-5)
+    assert.is_true(distance(strong.textures, plain.textures) > 1e-3)
+    assert.is_true(distance(drawn(1).textures, plain.textures) < 1e-6)
+    assert.is_true(distance(drawn { textures = { scale = 6, s_min = 100 } }.textures, plain.textures) < 1e-6)
+    H:level "textures".guidance = 6
+    assert.is_true(distance(drawn(nil).textures, strong.textures) < 1e-6)
+    H:level "textures".guidance = nil
+    -- guided away from weaker models: without labels of their own
+    local weak = random_models(H, { classes = 3 })
+    assert.is_true(distance(drawn(3, { weak = weak }).shapes, plain.shapes) < 1e-4) -- the same weights: no difference
+  end)
+
+  it("are refused where they do not fit", function()
+    local models, none = random_models(H, { classes = 3 }), random_models(H)
+    local function refused(m, o) return message(H.sample, H, m, 2, o) end
+    assert.matches("the models know no classes", refused(none, { labels = 1 }))
+    assert.matches("labels is wrong: got 4 to 4, expected 1 to 3", refused(models, { labels = 4 }))
+    assert.matches("labels is wrong: got tensor i64 %[3%], expected an integer or whole numbers %[2%]",
+      refused(models, { labels = core.ones({ 3 }, { dtype = "i64" }) }))
+    assert.matches("guidance needs labels", refused(models, { guidance = 2 }))
+    assert.matches("there is no level 'texture'", refused(models, { labels = 1, guidance = { texture = 2 } }))
+    assert.matches("labels is wrong: got 0", message(H.loss, H, models, x, { labels = 0 }))
+  end)
+end)
+
+describe("training options", function()
+  local H = pictures()
+
+  it("contexts enter as channels, pooled, or as tokens, and all learn", function()
+    local function three(by)
+      return hierarchy.new { split = H.split_fn, join = H.join_fn, shape = { 3, 8, 8 }, levels = {
+        { name = "shapes" }, { name = "colours" }, { name = "textures", context_by = by } } }:fit_stats(set)
+    end
+    for by, wanted in next, { film = { 0, 6, nil }, attention = { 0, nil, 47 } } do
+      local own = three(by)
+      local watching, calls, specs = watched(own)
+      assert.are.same(wanted, { specs[3].context, specs[3].vector, specs[3].tokens })
+      own:loss(watching, x, { rng = core.rng(1) })
+      assert.is_nil(calls[3].cond.context)
+      local seen = by == "film" and calls[3].cond.vector or calls[3].cond.tokens
+      assert.are.equal(by == "film" and "64,6" or "64,8,47", shape_of(seen))
+      local models = random_models(own)
+      own:loss(models, x, { rng = core.rng(1) }):backward()
+      for name, p in models:named_parameters() do assert.is_true(p:grad():abs():amax():item() > 0, name) end
+      assert.are.equal("2,3,8,8", shape_of(own:sample(models, 2, { steps = 2 })))
+    end
+    local _, _, specs = watched(three { shapes = "film", colours = "concat" })
+    assert.are.same({ 2, 2 }, { specs[3].context, specs[3].vector })
+    assert.matches("share is for contexts that are concatenated: 'textures' sees",
+      message(H.models, three "film", { share = true }))
+  end)
+
+  it("a level may have a part of the batch, and another error", function()
+    local own = hierarchy.new { split = H.split_fn, join = H.join_fn, shape = { 3, 8, 8 }, levels = {
+      { name = "shapes" }, { name = "colours", batch_share = 0.5 }, { name = "textures", batch_share = 0.01 } } }
+    local models, calls = watched(own)
+    own:loss(models, x)
+    assert.are.same({ 64, 32, 1 }, { calls[1].x:size(1), calls[2].x:size(1), calls[3].x:size(1) })
+    local function loss_of(kind)
+      own:level "shapes".loss = kind
+      return select(2, own:loss(models, x, { rng = core.rng(1) })).shapes
+    end
+    assert.is_true(loss_of "huber" < 0.5 * loss_of "mse" + 1e-6)
+  end)
+
+  it("networks are made and trained a level at a time, with groups for optimizers", function()
+    local models = H:models { width = 8, levels = { "colours" } }
+    assert.is_nil(models.shapes)
+    local _, parts = H:loss(models, x)
+    assert.are.same({ "colours" }, { (next(parts)) })
+    assert.matches("there is no network for 'shapes'", message(H.sample, H, models, 1))
+    local all = H:models { width = 8 }
+    local groups = all:param_groups { textures = { lr = 5e-4 } }
+    local opt = optim.AdamW(groups, { lr = 1e-3 })
+    assert.are.same({ 1e-3, 1e-3, 5e-4 }, { opt.groups[1].lr, opt.groups[2].lr, opt.groups[3].lr })
+    assert.are.equal(#all:parameters(), #groups[1].params + #groups[2].params + #groups[3].params)
+    assert.matches("there is no network 'texture'. did you mean 'textures'",
+      message(all.param_groups, all, { texture = {} }))
+    all.colours:load_state_dict(models.colours:state_dict()) -- a checkpoint of its own
+    assert.are.equal(3, select(2, H:sample(all, 1, { steps = 1, all = true })).colours:size(2))
+  end)
+
+  it("uncertainty is learned: it finds the error, level by level", function()
+    local small = hierarchy.new { split = H.split_fn, join = H.join_fn, shape = { 3, 8, 8 },
+      levels = { { name = "shapes", predict = "x0" }, { name = "colours", predict = "x0" },
+        { name = "textures", predict = "x0" } } }
+    small:set_stats { shapes = { std = 10 } } -- networks that give 0 err by the variance of the data, here a small one
+    local nets = small:models { uncertainty = true, net = function() return function(z) return z * 0 end end }
+    assert.are.equal(0, nets.uncertainty.shapes[2].bias:item())
+    local opt = optim.AdamW(nets:param_groups(), { lr = 3e-2 })
+    local parts
+    for _ = 1, 100 do
+      local loss
+      loss, parts = small:loss(nets, x)
+      opt:zero_grad() loss:backward() opt:step()
+    end
+    local told = nets:uncertainty_of(small:level "shapes", core.full({ 1 }, -200)):exp():item()
+    assert.is_true(math.abs(math.log(told / parts.shapes)) < 0.3, ("%g for an error of %g"):format(told, parts.shapes))
+  end)
+end)
+
+describe("files", function()
+  local path = os.tmpname() .. ".safetensors"
+  after_each(function() os.remove(path) end)
+
+  it("hold what is needed to draw again: declaration, statistics, networks", function()
+    for _, regime in ipairs { "cascade", "joint", "flat" } do
+      local H = hierarchy.images { size = 6, regime = regime, wavelet = "db2" }
+        :fit_stats(data.shapes { size = 6, n = 8 })
+      local models = random_models(H, { regime = regime, classes = 2 })
+      assert.is_true(H:save(path, models))
+      local again, loaded = hierarchy.load(path)
+      assert.are.equal(regime, loaded.regime)
+      assert.is_true(again:sample(loaded, 2, { steps = 2 }):equal(H:sample(models, 2, { steps = 2 })))
+    end
+    local meta = select(2, require "hd.file".load(path))
+    assert.matches('"name":"shapes"', meta.levels, 1, true)
+  end)
+
+  it("find own hierarchies by their name", function()
+    local function halves(opts)
+      return hierarchy.new { shape = { 1, opts.length },
+        levels = { { name = "a", steps = opts.steps }, { name = "b" } },
+        split = function(z) return { a = z:narrow(3, 1, opts.length // 2), b = z:narrow(3, opts.length // 2 + 1,
+          opts.length // 2) } end,
+        join = function(z) return core.op.cat({ z.a, z.b }, 3) end }
+    end
+    local make = hierarchy.register("halves", halves)
+    local H = make { length = 8, steps = 3 }
+    local models = H:models { width = 8, share = true }
+    assert.is_true(H:save(path, models))
+    local again, loaded = hierarchy.load(path)
+    assert.are.equal(3, again:level "a".steps)
+    assert.is_true(again:sample(loaded, 1):equal(H:sample(models, 1)))
+    local plain = halves { length = 8, steps = 3 }
+    assert.matches("declared by no registered function", message(plain.save, plain, path, models))
+    local odd = make { length = 8, steps = 3, odd = print }
+    assert.matches("option.odd cannot be saved: got a function", message(odd.save, odd, path, models))
+    local own = H:models { net = function() return function(z) return z end end }
+    assert.matches("own function cannot be declared again", message(H.save, H, path, own))
+  end)
+
+  it("that are others, or of unknown hierarchies, are told", function()
+    assert.matches("cannot open", select(2, hierarchy.load "/nowhere/a.safetensors"))
+    local file = require "hd.file"
+    assert(file.save(path, { x = core.ones(1) }))
+    assert.matches("holds no hierarchy: its format is 'none'", select(2, hierarchy.load(path)))
+    assert(file.save(path, { x = core.ones(1) }, { metadata = { format = "hdlua hierarchy 1", hierarchy = "imagse",
+      options = "{}", models = "{}" } }))
+    assert.matches("holds the hierarchy 'imagse', which is not registered. did you mean 'images'",
+      select(2, hierarchy.load(path)))
   end)
 end)
 

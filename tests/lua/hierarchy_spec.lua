@@ -3,6 +3,7 @@
 
 local core = require "hd.core"
 local hierarchy = require "hd.hierarchy"
+local optim = require "hd.optim"
 local data = require "hd.data"
 local haar, colour = hierarchy.haar, hierarchy.colour
 
@@ -123,6 +124,12 @@ describe("split and join", function()
     local amount = 0.1 * signal():split(x).high:norm():item() / x:norm():item()
     local wrong = signal { join = join }
     assert.matches(("is not x: relative difference %.3g"):format(amount), message(wrong.check, wrong, x), 1, true)
+    local moved = signal { join = function(z)
+      local y = haar.up(z.low, z.high)
+      y[{ 3, 1, 5 }] = 7
+      return y
+    end }
+    assert.matches("most at %[3,1,5%]: got 7, expected ", message(moved.check, moved, x))
     local ints = hierarchy.new { levels = { { name = "a" } }, split = function(x_) return { a = x_ } end,
       join = function(z) return z.a:clamp(0, 2) end }
     assert.matches("differs from x in 2 of 5 elements",
@@ -130,6 +137,139 @@ describe("split and join", function()
     local cut = hierarchy.new { levels = { { name = "a" } }, split = function(x_) return { a = x_ } end,
       join = function(z) return z.a:narrow(2, 1, 2) end }
     assert.matches("another shape: got %[3,2%], expected %[3,5%]", message(cut.check, cut, randn { 3, 5 }))
+  end)
+end)
+
+describe("wavelets", function()
+  local wavelet = hierarchy.wavelet
+
+  it("have the tabulated filters, orthonormal and with their vanishing moments", function()
+    -- Daubechies 1988, table 1
+    local first = { db2 = 0.482962913145, db3 = 0.332670552950, db4 = 0.230377813309, db5 = 0.160102397974,
+      db6 = 0.111540743350, db7 = 0.077852054085, db8 = 0.054415842243 }
+    for _, family in ipairs(wavelet.families) do
+      local h, p = wavelet.filter(family), tonumber(family:match "%d" or 1)
+      assert.are.equal(2 * p, #h)
+      near(first[family] or math.sqrt(0.5), h[1], 1e-11)
+      for shift = 0, p - 1 do
+        local sum = 0
+        for k = 1, #h do sum = sum + h[k] * (h[k + 2 * shift] or 0) end
+        near(shift == 0 and 1 or 0, sum, 1e-11)
+      end
+      for moment = 0, p - 1 do
+        local sum, scale = 0, 0
+        for k = 1, #h do
+          sum = sum + (-1) ^ k * h[#h + 1 - k] * k ^ moment
+          scale = scale + math.abs(h[k]) * k ^ moment
+        end
+        assert.is_true(math.abs(sum) < 1e-7 * scale, family)
+      end
+    end
+  end)
+
+  it("rebuild signals and pictures, even ones shorter than the filter; unit vectors stay so", function()
+    for _, family in ipairs(wavelet.families) do
+      for _, shape in ipairs { { 2, 3, 16 }, { 1, 2, 8, 12 }, { 1, 1, 4, 4 } } do
+        local x = randn(shape)
+        local low, details = wavelet.split(x, 2, family)
+        assert.is_true(distance(wavelet.join(low, details, family), x) < 1e-6, family)
+        assert.are.equal(shape[#shape] // 4, low:size(-1))
+      end
+      local low, detail = wavelet.down(core.eye(36, { dtype = "f64" }):reshape(36, 1, 6, 6), family)
+      local W = core.op.cat({ low:reshape(36, -1), detail:reshape(36, -1) }, 2)
+      local difference = W:matmul(W:transpose(1, 2)) - core.eye(36, { dtype = "f64" })
+      assert.is_true(difference:abs():amax():item() < 1e-11, family)
+    end
+    assert.matches("family is wrong: got 'db9'. did you mean 'db", message(wavelet.down, randn { 1, 1, 8 }, "db9"))
+    assert.matches("an extent is odd: got %[1,1,7%]", message(wavelet.down, randn { 1, 1, 7 }, "db2"))
+  end)
+
+  it("smooth signals have fewer details in longer ones", function()
+    local t = core.arange(0, 63, { dtype = "f64" }):view(1, 1, 64)
+    local x, before = (t * (2 * math.pi / 64)):sin(), math.huge
+    for _, family in ipairs { "haar", "db2", "db4" } do
+      local _, detail = wavelet.down(x, family)
+      assert.is_true(detail:norm():item() < 0.3 * before, family)
+      before = detail:norm():item()
+    end
+  end)
+
+  it("make levels of pictures of any size, with the crop recorded", function()
+    for _, family in ipairs { "haar", "db3" } do
+      for _, size in ipairs { 5, 30, 33 } do
+        local H = hierarchy.images { size = size, wavelet = family }
+        local whole = (size + 3) // 4 * 4
+        assert.are.same({ size = size, whole = whole }, H.crop)
+        assert.is_true(H:check(randn { 2, 3, size, size }) <= 1e-5)
+        local shapes = H:split(randn { 2, 3, size, size }).shapes
+        assert.are.equal(("2,1,%d,%d"):format(whole // 4, whole // 4), shape_of(shapes))
+      end
+    end
+    assert.are.same({ size = 32, whole = 32 }, hierarchy.images().crop)
+    assert.is_true(hierarchy.images { size = 128, steps = 3, wavelet = "db4" }:check(randn { 1, 3, 128, 128 }) < 1e-5)
+  end)
+end)
+
+describe("other levels", function()
+  it("residual ones are exact for any way down and up", function()
+    local split, join = hierarchy.residual { names = { "a", "b", "c" } }
+    local x = randn { 2, 3, 8, 8 }
+    local z = split(x)
+    assert.are.same({ "2,3,2,2", "2,3,4,4", "2,3,8,8" }, { shape_of(z.a), shape_of(z.b), shape_of(z.c) })
+    assert.is_true(distance(join(z), x) < 1e-6)
+    local odd_split, odd_join = hierarchy.residual { names = { "a", "b" },
+      down = function(y) return y:narrow(3, 1, 3):tanh() end,
+      up = function(y, like) return y:mean(3, true):expand(like:shape()) end }
+    local odd = randn { 2, 1, 7 }
+    assert.is_true(distance(odd_join(odd_split(odd)), odd) < 1e-6)
+    assert.matches("names is wrong: got 1", message(hierarchy.residual, { names = { "a" } }))
+  end)
+
+  it("drawn residual levels that contradict are projected", function()
+    local split, join, project = hierarchy.residual { names = { "a", "b", "c" } }
+    local levels = { { name = "a" }, { name = "b" }, { name = "c" } }
+    local H = hierarchy.new { split = split, join = join, levels = levels, shape = { 1, 8, 8 } }
+    local drawn = { a = randn { 2, 1, 2, 2 }, b = randn({ 2, 1, 4, 4 }, 2), c = randn({ 2, 1, 8, 8 }, 3) }
+    assert.is_true(H:consistency(drawn) > 0.2)
+    local fixed = project(drawn)
+    assert.is_true(H:consistency(fixed) < 1e-6)
+    assert.is_true(fixed.a:equal(drawn.a))
+    assert.is_true(H:consistency(H:split(randn { 2, 1, 8, 8 })) < 1e-6)
+    local P = hierarchy.new { split = split, join = join, levels = levels, shape = { 1, 8, 8 }, project = project }
+    local denoise = {}
+    for _, name in ipairs { "a", "b", "c" } do denoise[name] = function(y) return y * 0.3 end end
+    local z = P:split(P:sample(nil, 2, { steps = 2, denoise = denoise }))
+    assert.is_true(distance(z.a, H:split(H:sample(nil, 2, { steps = 2, denoise = denoise })).a) > 1e-3)
+  end)
+
+  it("summaries say something of x that join does not need", function()
+    local split, join = hierarchy.summary(signal().split_fn, signal().join_fn,
+      { mean = function(x) return x:mean(3, true) end })
+    local H = hierarchy.new { split = split, join = join, shape = { 1, 16 },
+      levels = { { name = "mean" }, { name = "low" }, { name = "high" } } }
+    assert.are.same({ 1, 1 }, H.shapes.mean)
+    assert.are.same({ "mean", "low" }, H:level "high".context)
+    assert.is_true(H:check(randn { 3, 1, 16 }) < 1e-6)
+  end)
+
+  it("learned ones are exact before and after learning", function()
+    core.seed(1)
+    local auto = hierarchy.autoencoder { channels = 1, code = 2, width = 8 }
+    local split, join = auto:levels("code", "rest")
+    local H = hierarchy.new { split = split, join = join, shape = { 1, 8, 8 },
+      levels = { { name = "code" }, { name = "rest" } } }
+    local x = core.op.interpolate(randn { 16, 1, 2, 2 }, { size = { 8, 8 }, mode = "nearest" })
+    local opt = optim.AdamW(auto:parameters(), { lr = 1e-2 })
+    local before
+    for _ = 1, 40 do
+      local loss = auto:loss(x)
+      before = before or loss:item()
+      opt:zero_grad() loss:backward() opt:step()
+    end
+    assert.is_true(auto:loss(x):item() < 0.5 * before)
+    assert.is_true(H:check(x) < 1e-6)
+    assert.is_false(H:split(x).code:requires_grad())
+    assert.are.equal("16,2,2,2", shape_of(H:split(x).code))
   end)
 end)
 
@@ -172,7 +312,11 @@ describe("declaring", function()
     assert.matches("option 'regime' is wrong: got 'cascades'. did you mean 'cascade'",
       refused({ { name = "a" } }, { regime = "cascades" }))
     assert.matches("option 'split' is missing", message(hierarchy.new, { levels = {} }))
-    assert.matches("size is wrong: got 30, expected a multiple of 4", message(hierarchy.images, { size = 30 }))
+    assert.matches("size is wrong: got 3, expected at least 4", message(hierarchy.images, { size = 3 }))
+    assert.matches("level 'a': batch_share is wrong: got 0", refused { { name = "a", batch_share = 0 } })
+    assert.matches("option 'context_by' is wrong: got 'concatt'. did you mean 'concat'",
+      refused { { name = "a" }, { name = "b", context_by = "concatt" } })
+    assert.matches("lag is wrong: got 2", refused({ { name = "a" } }, { lag = 2 }))
   end)
 
   it("wants of split every level and no other, of join all of them", function()
@@ -217,6 +361,40 @@ describe("statistics", function()
       assert.is_true(distance(H:unstandardise(name, s), z[name]) < 1e-6, name)
     end
     near(5 * math.sqrt(2), H.stats.low.mean:get(1), 0.1)
+  end)
+
+  it("of one entry are those of its positions", function()
+    local H, x = signal():fit_stats(sample_data():narrow(1, 1, 1)), sample_data()
+    assert.is_true(H.stats.low.std:amin():item() > 0)
+    assert.is_true(H:standardise("high", H:split(x).high):abs():amax():item() < 100)
+    H = hierarchy.images { size = 8 }:fit_stats(data.shapes { size = 8, n = 1 })
+    assert.is_true(H:sample(H:models { width = 8 }, 1, { steps = 1 }):isfinite():all():item())
+  end)
+
+  it("say how far a level is from white, and may move its schedule by that", function()
+    local white = randn { 400, 1, 16 }
+    local smooth = white:cumsum(3)
+    local level = { { name = "a" } }
+    local function one() return hierarchy.new { split = function(x) return { a = x } end,
+      join = function(z) return z.a end, levels = level } end
+    local H = one():fit_stats(white)
+    near(1, H.shifts.a, 0.01)
+    H = one():fit_stats(smooth)
+    assert.is_true(H.shifts.a > 1.5)
+    assert.matches("mean %-?[%d.e-]+, std [%d.]+, spectrum %d%.%d%d", tostring(H))
+    near(80, H:level "a".schedule:level(1), 1e-9)
+    near(80 * H.shifts.a, one():fit_stats(smooth, { shift = true }):level "a".schedule:level(1), 1e-6)
+  end)
+
+  it("are what samples are compared with", function()
+    local H, x = signal():fit_stats(sample_data()), sample_data()
+    local drift = H:drift(x)
+    near(0, drift.low.mean, 1e-4)
+    near(1, drift.high.energy, 1e-3)
+    local z = H:split(x)
+    drift = H:drift(H:join { low = z.low + H.stats.low.std:view(1, 2, 1) * 0.5, high = z.high * 2 })
+    near(0.5, drift.low.mean, 1e-3)
+    near(4, drift.high.energy, 1e-2)
   end)
 
   it("keep the scale of a channel that never changes", function()

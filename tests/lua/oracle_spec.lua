@@ -192,7 +192,7 @@ local DATA = { [1] = power_law(64, 1), [2] = power_law(64, 2), [3] = power_law(6
 -- The error of H:sample in a regime. `o`: steps, sampler, told.
 local function error_of(H, C, regime, o)
   local Z, std = level_covariance(H, C)
-  if regime == "cascade" then
+  if regime ~= "flat" then
     local stats = {}
     for name, s in next, std do stats[name] = { std = s } end
     H:set_stats(stats)
@@ -200,7 +200,7 @@ local function error_of(H, C, regime, o)
   end
   local noise, n = unit_noise(H)
   local x = H:sample(nil, n, { regime = regime, noise = noise, denoise = denoisers(H, Z, o.told), steps = o.steps,
-    sampler = o.sampler, t_aug = 0 })
+    sampler = o.sampler, t_aug = 0, clocks = o.clocks })
   return kl(covariance(x), C)
 end
 
@@ -235,6 +235,34 @@ describe("Gaussian oracle", function()
     for _, case in ipairs(KNOWN) do
       near(case[4], error_of(bands(), DATA[case[1]], "cascade", { steps = case[2] }), 1e-3)
     end
+  end)
+
+  -- alpha, steps, error when joint and when staggered (coarser levels lead by 0.3 of a run)
+  local TOGETHER = { { 2, 18, 0.1634, 0.1544 }, { 2, 10, 2.4598, 2.3280 }, { 1, 18, 0.1331, 0.1319 },
+    { 3, 18, 0.2606, 0.2196 } }
+
+  it("H:sample has the known error when joint, and when networks of any regime run together", function()
+    for _, case in ipairs(TOGETHER) do
+      near(case[3], error_of(bands(), DATA[case[1]], "joint", { steps = case[2] }), 1e-3)
+    end
+    near(0.1634, error_of(bands(), DATA[2], "free", { steps = 18 }), 1e-3)
+  end)
+
+  it("H:sample has the known error when staggered", function()
+    for _, case in ipairs(TOGETHER) do
+      near(case[4], error_of(bands(), DATA[case[1]], "staggered", { steps = case[2] }), 1e-3)
+    end
+  end)
+
+  it("H:sample has the known error with own clocks", function()
+    local function together(u) return { low = u, coarse = u, middle = u, fine = u } end
+    near(0.1634, error_of(bands(), DATA[2], "free", { steps = 18, clocks = together }), 1e-3)
+    -- the lowest level alone in the first half, all others in the second, each with every other step
+    local function halves(u)
+      local later = math.min(1, 2 * u)
+      return { low = math.max(0, 2 * u - 1), coarse = later, middle = later, fine = later }
+    end
+    near(3.0465, error_of(bands(), DATA[2], "free", { steps = 18, clocks = halves }), 1e-3)
   end)
 
   it("a flipped sign in the sampler is seen", function()
@@ -283,7 +311,7 @@ describe("Gaussian oracle", function()
         C[i + 1][j + 1] = (i // 16 == j // 16 and 1 or 0.9) * 0.8 ^ distance
       end
     end
-    for _, regime in ipairs { "flat", "cascade" } do
+    for _, regime in ipairs { "flat", "cascade", "joint", "staggered" } do
       local found = error_of(hierarchy.images { size = 4, steps = 1 }, C, regime, { steps = 36 })
       assert.is_true(found < 0.02, ("%s: got %g"):format(regime, found))
     end
@@ -304,18 +332,15 @@ describe("flat equivalence", function()
       noise[name] = core.randn({ 5, table.unpack(H.shapes[name]) }, { dtype = "f64", rng = rng })
       denoise[name] = in_levels(name)
     end
-    local steps, range = {}, ranges(H)
+    local steps = {}
     local x = H:sample(nil, 5, { regime = "flat", noise = noise, denoise = denoise, on_step = function(step)
-      local z = {}
-      for _, name in ipairs(NAMES) do
-        z[name] = step.x:narrow(2, range[name][1], range[name][2]):reshape(noise[name]:shape())
-      end
-      steps[step.i] = core.keep(H:join(z))
+      steps[step.i] = steps[step.i] or {}
+      steps[step.i][step.level] = core.keep(step.x)
     end })
     local sigmas, count = schedule.karras():sigmas { steps = 18 }, 0
     local y = sampler.heun(flat, H:join(noise) * sigmas[1], sigmas, { on_step = function(step)
       count = count + 1
-      assert.is_true((step.x - steps[step.i]):norm():item() <= 1e-10 * step.x:norm():item())
+      assert.is_true((step.x - H:join(steps[step.i])):norm():item() <= 1e-10 * step.x:norm():item())
     end })
     assert.are.equal(18, count)
     assert.are.equal("f64", x:dtype())

@@ -70,8 +70,9 @@ describe("train_images", function()
     assert.are.equal(read "a/model.safetensors", read "b/model.safetensors")
   end)
 
-  it("has a flat regime and shared networks", function()
+  it("has other regimes and shared networks", function()
     local text, code = shell [[
+      for r in joint staggered free; do $H $T --steps 2 --samples 2 --regime $r --out $r || exit 1; done
       $H $T --steps 3 --regime flat --out a && $H $S --model a/model.safetensors --n 4 --out a.npy &&
       $H $T --steps 3 --share --out b && $H $S --model b/model.safetensors --n 4 --out b.npy]]
     assert.are.equal(0, code, text)
@@ -149,7 +150,7 @@ describe("bad input", function()
     shell "$H $T --steps 2 --out a"
     fails(1, "other settings: width (8, now 16)", "$H $T --steps 2 --out a --resume --width 16")
     assert(hd.save(path "x.safetensors", { x = hd.zeros { 1 } }))
-    fails(1, "'x.safetensors' holds no hierarchy of pictures", "$H $S --model x.safetensors")
+    fails(1, "'x.safetensors' holds no hierarchy: ", "$H $S --model x.safetensors")
     fails(1, "cannot open 'none.safetensors'", "$H $S --model none.safetensors")
   end)
 end)

@@ -1,6 +1,9 @@
--- hd/hierarchy/context.lua: what a level's network sees of coarser levels, and one call of a network.
+-- hd/hierarchy/context.lua: what a level's network sees of the other levels, and one call of a network.
+-- A level that is seen comes with its noise: `noisy` { name = z + sigma eps } (tokens: some masked), `sigmas` and
+-- `times` say how much, as numbers or per sample. The network gets it scaled to unit variance and is told its time.
 
 local core = require "hd.core"
+local prediction = require "hd.schedule.prediction"
 
 local context = {}
 
@@ -19,16 +22,23 @@ local function on_grid(z, extents)
   return (#extents == 1 and core.op.avg_pool1d or core.op.avg_pool2d)(z, kernel)
 end
 
---- The context of a level as one tensor on the network's grid, nil where there is none.
----@param level hd.hierarchy.Level
----@param z table<string, hd.Tensor>  standardised levels, noised as the caller wants the network to see them
----@param like hd.Tensor              what the network works on: [n, c, ...]
----@return hd.Tensor?
-function context.gather(level, z, like)
-  if #level.context == 0 then return nil end
-  local extents, parts = table.move(like:shape(), 3, like:dim(), 1, {}), {}
-  for i, name in ipairs(level.context) do parts[i] = on_grid(z[name]:to(like:dtype()), extents) end
-  return #parts == 1 and parts[1] or core.op.cat(parts, 2)
+-- Unit variance for a standardised level with noise.
+local function scaled(z, sigma)
+  if type(sigma) == "number" then return sigma == 0 and z or z * (1 / math.sqrt(1 + sigma * sigma)) end
+  return z * prediction.per_sample(1 / (sigma * sigma + 1):sqrt(), z)
+end
+
+-- Positions of [n, c, ...] as channels from -1 to 1, since attention does not know them.
+local function positions(z)
+  local shape, parts = z:shape(), {}
+  for d = 3, #shape do
+    local like = { 1, 1 }
+    for e = 3, #shape do like[e] = e == d and shape[d] or 1 end
+    local full = table.move(shape, 1, #shape, 1, {})
+    full[2] = 1
+    parts[#parts + 1] = core.linspace(-1, 1, shape[d], { dtype = z:dtype() }):view(like):expand(full)
+  end
+  return parts
 end
 
 -- More channels of zeros, up to `channels`.
@@ -40,54 +50,114 @@ local function padded(x, channels)
   return core.op.cat({ x, core.zeros(shape, { dtype = x:dtype() }) }, 2)
 end
 
-local function level_labels(level, n) return core.full({ n }, level.index, { dtype = "i64" }) end
+-- How a level enters: on the grid of x as channels; as mean and deviation of each channel; as tokens to attend to.
+local ENTER = {
+  concat = function(z, like) return on_grid(z, table.move(like:shape(), 3, like:dim(), 1, {})) end,
+  film = function(z)
+    local flat = z:reshape(z:size(1), z:size(2), -1)
+    local mean = flat:mean(3)
+    return core.op.cat({ mean, ((flat - mean:unsqueeze(3)):square():mean(3) + 1e-6):sqrt() }, 2)
+  end,
+  attention = function(z, _, width)
+    local parts = positions(z)
+    parts[#parts + 1] = z
+    return padded(core.op.cat(parts, 2), width):flatten(3, -1):transpose(2, 3)
+  end,
+}
+
+--- The context of a level: { concat =, film =, attention = }, each nil where no level enters so.
+---@param names string[]
+---@param ways table<string, string>  how each enters
+---@param noisy table<string, hd.Tensor>
+---@param sigmas table<string, any>
+---@param like hd.Tensor     what the network works on: [n, c, ...]
+---@param width? integer     channels of tokens
+---@return table<string, hd.Tensor>
+function context.gather(names, ways, noisy, sigmas, like, width)
+  local parts, seen = {}, {}
+  for _, name in ipairs(names) do
+    local way = ways[name]
+    parts[way] = parts[way] or {}
+    table.insert(parts[way], ENTER[way](scaled(noisy[name], sigmas[name]):to(like:dtype()), like, width))
+  end
+  for way, list in next, parts do -- order free: separate keys; dimension 2: channels, numbers or tokens
+    seen[way] = #list == 1 and list[1] or core.op.cat(list, 2)
+  end
+  return seen
+end
+
+--- What a network is told of a level's time: a schedule's input, or the share of masks in thousandths.
+---@param level hd.hierarchy.Level
+---@param t number|number[]
+---@return number|hd.Tensor
+function context.time_input(level, t)
+  if level.kind == "gaussian" then return level.schedule:time_input(t) end
+  return type(t) == "number" and 1000 * t or core.tensor(t) * 1000
+end
+
+-- All times that a network is told: its level's, then those of its context; a shared network has a place for each level
+-- and is told 0 for those that it does not see.
+local function all_times(models, own, names, times)
+  local told = { own }
+  if not models.share then
+    for i, name in ipairs(names) do told[i + 1] = times[name] end
+  else
+    for i, name in ipairs(models.plan.places) do told[i + 1] = times[name] or 0 end
+  end
+  return #told == 1 and own or told
+end
+
+-- Labels [n] of a shared network say level and class, of others the class. The last class of each level is none.
+local function labels_of(models, level, n, labels)
+  local classes = models.classes
+  if not classes then return models.share and core.full({ n }, level.index, { dtype = "i64" }) or nil end
+  labels = labels or core.full({ n }, classes + 1, { dtype = "i64" })
+  return models.share and labels + (level.index - 1) * (classes + 1) or labels
+end
 
 --- Call a gaussian level's network: noisy z (already scaled) -> its prediction, both in the level's own coordinates.
---- `augmented` is how much noise the context carries, per sample or one number; the network is told it.
 ---@param models hd.hierarchy.Models
 ---@param level hd.hierarchy.Level
 ---@param z hd.Tensor
----@param time any
----@param levels table<string, hd.Tensor>  the context's levels
----@param augmented any
+---@param time any  the level's time as networks are told it
+---@param seen { noisy: table, sigmas: table, times: table, labels: hd.Tensor? }
 ---@return hd.Tensor
-function context.predict(models, level, z, time, levels, augmented)
-  local frame = level.frame
+function context.predict(models, level, z, time, seen)
+  local frame, names = level.frame, models.plan.sees[level.name]
   local x = frame and frame.to(z) or z
-  local seen = context.gather(level, levels, x)
-  local cond, channels, told = { context = seen }, x:size(2), time
-  if seen then told = { time, augmented } end
+  local parts = context.gather(names, models.plan.ways[level.name], seen.noisy, seen.sigmas, x, models.plan.token_width)
+  local cond = { context = parts.concat, vector = parts.film, tokens = parts.attention }
+  local channels = x:size(2)
+  cond.labels = labels_of(models, level, x:size(1), seen.labels)
   if models.share then
-    cond.labels = level_labels(level, x:size(1))
-    if models.context_in > 0 then
-      cond.context = padded(seen or x:narrow(2, 1, 1) * 0, models.context_in)
-      told = { time, seen and augmented or 0 }
-    end
-    x = padded(x, models.channels_in)
+    local width = models.plan.context_in
+    if width > 0 then cond.context = padded(cond.context or x:narrow(2, 1, 1) * 0, width) end
+    x = padded(x, models.plan.channels_in)
   end
-  local y = models:net(level.name)(x, told, cond)
+  local y = models:net(level.name)(x, all_times(models, time, names, seen.times), cond)
   if models.share then y = y:narrow(2, 1, channels) end
   return frame and frame.from(y) or y
 end
 
---- Call a mask level's network: its logits [n, t, vocab] for the tokens z [n, t] (vocab + 1 is the mask), told the
---- share of masked tokens. The context's tokens stand in front of the level's own.
+--- Call a mask level's network: its logits [n, t, vocab] for the tokens z [n, t] (vocab + 1 is the mask). The context's
+--- tokens stand in front of the level's own.
 ---@param models hd.hierarchy.Models
 ---@param level hd.hierarchy.Level
 ---@param z hd.Tensor
----@param time any
----@param levels table<string, hd.Tensor>
+---@param time any  1000 times the share of masked tokens
+---@param seen { noisy: table, times: table, labels: hd.Tensor? }
 ---@return hd.Tensor
-function context.logits(models, level, z, time, levels)
-  local parts, before = {}, 0
-  for i, name in ipairs(level.context) do
-    parts[i] = levels[name]
-    before = before + levels[name]:size(2)
+function context.logits(models, level, z, time, seen)
+  local names, parts, before = models.plan.sees[level.name], {}, 0
+  for i, name in ipairs(names) do
+    parts[i] = seen.noisy[name]
+    before = before + parts[i]:size(2)
   end
   parts[#parts + 1] = z
   local tokens = #parts == 1 and z or core.op.cat(parts, 2)
-  local told = models.share and { time, 100.0 * level.index } or time
-  return models:net(level.name)(tokens, told):narrow(2, before + 1, z:size(2))
+  local cond = { labels = labels_of(models, level, z:size(1), seen.labels) }
+  return models:net(level.name)(tokens, all_times(models, time, names, seen.times), cond)
+    :narrow(2, before + 1, z:size(2))
 end
 
 return context

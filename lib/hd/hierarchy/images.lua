@@ -2,19 +2,21 @@
 --   shapes    the low band of luma after `steps` Haar steps: [1, s/4, s/4] for two
 --   colours   the low band of both chroma planes: [2, s/4, s/4]
 --   textures  everything else: the detail bands of luma and chroma, folded to the same grid: [45, s/4, s/4]
--- All maps are orthonormal: as many numbers as pixels, and white noise stays white.
+-- All maps are orthonormal: as many numbers as pixels, and white noise stays white. Sizes that 2^steps does not divide
+-- are first reflected beyond their lower and right ends; join crops them again.
 
 local check = require "hd.check"
 local core = require "hd.core"
 local haar = require "hd.hierarchy.split.haar"
 local colour = require "hd.hierarchy.split.colour"
+local wavelet = require "hd.hierarchy.split.wavelet"
 local schedule = require "hd.schedule"
 
--- split and join for `steps` Haar steps.
-local function maps(steps)
+-- split and join for `steps` steps of a wavelet.
+local function maps(steps, family)
   local function split(x)
     local luma, chroma = colour.split(x)
-    local low, details = haar.split(core.op.cat({ luma, chroma }, 2), steps)
+    local low, details = wavelet.split(core.op.cat({ luma, chroma }, 2), steps, family)
     local parts = {}
     for i, detail in ipairs(details) do parts[i] = haar.fold(detail, 2 ^ (i - 1) // 1) end
     return { shapes = low:narrow(2, 1, 1), colours = low:narrow(2, 2, 2), textures = core.op.cat(parts, 2) }
@@ -26,10 +28,31 @@ local function maps(steps)
       details[i] = haar.unfold(z.textures:narrow(2, start, 9 * factor * factor), factor)
       start = start + 9 * factor * factor
     end
-    local all = haar.join(core.op.cat({ z.shapes, z.colours }, 2), details)
+    local all = wavelet.join(core.op.cat({ z.shapes, z.colours }, 2), details, family)
     return colour.join(all:narrow(2, 1, 1), all:narrow(2, 2, 2))
   end
   return split, join
+end
+
+-- The first `size` pixels mirrored at the end, up to `whole`: 1 2 3 4 3 2 for 4 and 6.
+local function reflected(size, whole)
+  local list = {}
+  for i = 0, whole - 1 do
+    local k = i % math.max(1, 2 * size - 2)
+    list[i + 1] = (k < size and k or 2 * size - 2 - k) + 1
+  end
+  return core.keep(core.tensor(list, { dtype = "i64" }))
+end
+
+-- split and join for pictures of size x size by those for whole x whole.
+local function cropped(split, join, size, whole)
+  if size == whole then return split, join end
+  local index = reflected(size, whole)
+  return function(x)
+    return split(x:index_select(3, index):index_select(4, index))
+  end, function(z)
+    return join(z):narrow(3, 1, size):narrow(4, 1, size):contiguous()
+  end
 end
 
 -- The coordinates in which the network of textures works: the picture that the details make alone, where neighbours
@@ -49,13 +72,15 @@ return function(Hierarchy, opts)
   local o = check.options("hierarchy.images", opts, {
     { "size", "integer", 32 }, { "steps", "integer", 2 }, { "regime", Hierarchy.regimes, "cascade" },
     { "schedule", "table" }, { "predict", "string", "edm" }, { "t_aug", "number", 0.3 },
-    { "t_aug_sample", "number", 0.1 },
+    { "t_aug_sample", "number", 0.1 }, { "wavelet", wavelet.families, "haar" }, { "lag", "number" },
   })
   local unit = 2 ^ o.steps // 1
-  if o.steps < 1 or o.size < unit or o.size % unit ~= 0 then
-    check.fail("hierarchy.images", "size is wrong: got %d, expected a multiple of %.0f (2^steps)", o.size, unit)
+  if o.steps < 1 or o.size < unit then
+    check.fail("hierarchy.images", "size is wrong: got %d, expected at least %.0f (2^steps)", o.size, unit)
   end
-  local split, join = maps(o.steps)
+  local whole = math.tointeger((o.size + unit - 1) // unit * unit)
+  local inner_split, inner_join = maps(o.steps, o.wavelet)
+  local split, join = cropped(inner_split, inner_join, o.size, whole)
   -- Neighbours in the coarse levels say much the same, so what a picture is gets decided under strong noise: their
   -- training looks there more often (with EDM's own distribution the colours come out pale).
   local coarse = o.schedule or schedule.karras { p_mean = 0.4, p_std = 1.5 }
@@ -64,12 +89,14 @@ return function(Hierarchy, opts)
     fields.schedule = fields.schedule or o.schedule
     return fields
   end
-  return Hierarchy {
+  local H = Hierarchy {
     name = "images", split = split, join = join, shape = { 3, o.size, o.size }, regime = o.regime, range = { -1, 1 },
-    t_aug = o.t_aug, t_aug_sample = o.t_aug_sample,
+    t_aug = o.t_aug, t_aug_sample = o.t_aug_sample, lag = o.lag,
     levels = {
       level("shapes", { schedule = coarse }), level("colours", { schedule = coarse }),
-      level("textures", { frame = picture_frame(split, join) }),
+      level("textures", { frame = picture_frame(inner_split, inner_join) }),
     },
   }
+  H.crop = { size = o.size, whole = whole }
+  return H
 end

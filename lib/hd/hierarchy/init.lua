@@ -14,7 +14,10 @@
 
 local class = require "hd.class"
 local check = require "hd.check"
+local clock = require "hd.hierarchy.clock"
 local core = require "hd.core"
+local file = require "hd.hierarchy.file"
+local residual = require "hd.hierarchy.split.residual"
 local schedule = require "hd.schedule"
 local prediction = require "hd.schedule.prediction"
 
@@ -23,9 +26,13 @@ local prediction = require "hd.schedule.prediction"
 ---@field kind string      "gaussian" or "mask"
 ---@field schedule hd.schedule.Schedule  of gaussian levels, in standardised coordinates
 ---@field predict string   what the network predicts: "edm", "v", "eps", "x0" or "flow"
----@field context string[] coarser levels that the network sees
+---@field context string[] levels that the network sees in the hierarchy's regime
+---@field context_by table<string, string>  how each enters: "concat", "film" or "attention"
 ---@field steps integer    sampling steps
 ---@field weight number    of the level's loss in the sum
+---@field batch_share number  of each batch, for the level's loss
+---@field loss string       "mse" or "huber"
+---@field guidance number|table?  of sampling with labels
 ---@field vocab integer?   of mask levels: tokens are 1 to vocab
 
 ---@class hd.hierarchy.Hierarchy
@@ -34,37 +41,59 @@ local prediction = require "hd.schedule.prediction"
 ---@field regime string
 local Hierarchy = class "Hierarchy"
 
-Hierarchy.regimes = { "cascade", "flat" }
+Hierarchy.regimes = clock.regimes
 
 local LEVEL_OPTIONS = {
   { "name", "string", required = true }, { "kind", { "gaussian", "mask" }, "gaussian" }, { "schedule", "table" },
   { "predict", prediction.kinds, "edm" }, { "context", "table" }, { "steps", "integer", 18 }, { "weight", "number", 1 },
-  { "vocab", "integer" }, { "frame", "table" }, { "sampler", "callable" },
+  { "vocab", "integer" }, { "frame", "table" }, { "sampler", "callable" }, { "context_by", "string|table", "concat" },
+  { "batch_share", "number", 1 }, { "loss", { "mse", "huber" }, "mse" }, { "guidance", "number|table" },
 }
 
 -- Names that mean something else: the unsplit x, and fields of the models.
-local RESERVED = { flat = true, shared = true, share = true, regime = true, channels_in = true, context_in = true }
+local RESERVED = { flat = true, shared = true, share = true, regime = true, classes = true, plan = true,
+  uncertainty = true }
 
--- The context of level i: the names given, or all coarser levels of its kind. In a cascade nothing finer exists yet.
-local function context_of(levels, i, wanted)
-  local names, coarser = {}, {}
-  for k = 1, i - 1 do
-    if levels[k].kind == levels[i].kind then
-      names[#names + 1] = levels[k].name
-      coarser[levels[k].name] = true
+-- The context of a level: the names declared, or all that may be: levels of its kind, in a cascade the coarser ones,
+-- since nothing finer exists yet.
+local function context_of(levels, level, regime)
+  local names, allowed, cascade = {}, {}, regime == "cascade"
+  for _, other in ipairs(levels) do
+    if other ~= level and other.kind == level.kind and not (cascade and other.index > level.index) then
+      names[#names + 1] = other.name
+      allowed[other.name] = true
     end
   end
-  if not wanted then return names end
-  for _, name in ipairs(wanted) do
-    if not coarser[name] then
-      check.fail("hierarchy.new", "level '%s' has '%s' as context: expected coarser levels of its kind only (%s)",
-        levels[i].name, tostring(name), #names > 0 and table.concat(names, ", ") or "there are none")
+  if not level.declared then return names end
+  for _, name in ipairs(level.declared) do
+    if not allowed[name] then
+      check.fail("hierarchy.new", "level '%s' has '%s' as context: expected %s levels of its kind only (%s)",
+        level.name, tostring(name), cascade and "coarser" or "other",
+        #names > 0 and table.concat(names, ", ") or "there are none")
     end
   end
-  return table.move(wanted, 1, #wanted, 1, {})
+  return table.move(level.declared, 1, #level.declared, 1, {})
 end
 
-local function read_levels(list)
+local WAYS = { "concat", "film", "attention" }
+
+-- How every other level would enter: one word for all, or { name = word }.
+local function ways_of(levels, level, by)
+  local ways = {}
+  if type(by) == "string" then check.one_of("hierarchy.new", "option 'context_by'", by, WAYS) end
+  for _, other in ipairs(levels) do
+    local way = type(by) == "table" and by[other.name] or by
+    ways[other.name] = type(way) == "string" and way or "concat"
+    check.one_of("hierarchy.new", "context_by." .. other.name, ways[other.name], WAYS)
+    if level.kind == "mask" and ways[other.name] ~= "concat" then
+      check.fail("hierarchy.new", "level '%s' is of kind mask: its context stands in front of it, context_by is %s",
+        level.name, ways[other.name])
+    end
+  end
+  return ways
+end
+
+local function read_levels(list, regime)
   if #list == 0 then check.fail("hierarchy.new", "there are no levels: got 0, expected at least 1") end
   local levels, seen, vocab = {}, {}, nil
   for i, entry in ipairs(list) do
@@ -85,38 +114,58 @@ local function read_levels(list)
     seen[level.name] = true
     -- p_mean of EDM moved by ln 2, since levels have standard deviation 1 and not 0.5
     level.schedule = level.schedule or schedule.karras { p_mean = -1.2 + math.log(2) }
+    level.index, level.declared = i, level.context
+    if level.batch_share <= 0 or level.batch_share > 1 then
+      check.fail("hierarchy.new", "level '%s': batch_share is wrong: got %g, expected more than 0, at most 1",
+        level.name, level.batch_share)
+    end
     levels[i] = level
   end
-  for i, level in ipairs(levels) do level.context = context_of(levels, i, list[i].context) end
+  for _, level in ipairs(levels) do
+    level.context, level.context_by = context_of(levels, level, regime), ways_of(levels, level, level.context_by)
+  end
   return levels
 end
 
 --- Declare a hierarchy.
 --- `split` takes a batch x [n, ...] and returns { level name = z [n, ...] }; `join` undoes it. Where `shape` is given
 --- (or once data are seen) join(split(x)) = x is checked. Levels, coarse to fine, have: name; kind "gaussian" (default)
---- or "mask" (tokens 1 to `vocab`); schedule (default EDM's); predict (default "edm"); context, the coarser levels that
---- the network sees (default all of them); steps (18) and sampler (hd.sampler.heun); weight in the loss (1); frame
---- { to =, from = }, an isometry into the coordinates in which the network works and its adjoint.
----@param opts table  name, split, join, levels, shape (of one x), regime ("cascade" or "flat"), t_aug (largest noise
----  put on the context in training, 0.3), t_aug_sample (the noise put on it in sampling, 0), range ({ low, high } of x,
----  to which estimates are limited, joined with the coarser levels, the finer ones at 0)
+--- or "mask" (tokens 1 to `vocab`); schedule (default EDM's); predict (default "edm"); context, the levels that the
+--- network sees (default all coarser ones in a cascade, all others elsewhere), and context_by, how they enter: "concat"
+--- (default), "film" (pooled) or "attention", or { name = word }; steps (18), sampler (hd.sampler.heun) and guidance;
+--- weight of its loss (1), loss ("mse" or "huber") and batch_share, the part of each batch that it is trained on (1);
+--- frame { to =, from = }, an isometry into the coordinates in which the network works and its adjoint.
+---
+--- The regime says when each level is noisy. With progress u from 1 (noise) to 0: "flat" x as a whole, "cascade" level
+--- after level, "joint" all together, "staggered" in windows that overlap, "free" trained for any. An own regime is a
+--- function `clocks`, from u to { name = time }, times from 1 (noise) to 0, none rising as u falls.
+---@param opts table  name, split, join, levels, shape (of one x), regime ("cascade"), clocks, lag (by how much of a
+---  level's run the coarser one leads when staggered, 0.3), t_aug (largest noise put on the context in training, in a
+---  cascade, 0.3), t_aug_sample (the noise put on it in sampling, 0), range ({ low, high } of x, to which estimates are
+---  limited, joined with the coarser levels, the finer ones at 0), project (a function from levels to levels that takes
+---  away what contradicts, called before join in sampling)
 ---@return hd.hierarchy.Hierarchy
 function Hierarchy:init(opts)
   local o = check.options("hierarchy.new", opts, {
     { "name", "string", "hierarchy" }, { "split", "callable", required = true },
     { "join", "callable", required = true }, { "levels", "table", required = true }, { "shape", "table" },
     { "regime", Hierarchy.regimes, "cascade" }, { "t_aug", "number", 0.3 }, { "t_aug_sample", "number", 0 },
-    { "range", "table" },
+    { "range", "table" }, { "clocks", "callable" }, { "lag", "number", 0.3 }, { "project", "callable" },
   })
-  self.name, self.split_fn, self.join_fn, self.regime, self.range = o.name, o.split, o.join, o.regime, o.range
-  self.t_aug, self.t_aug_sample = o.t_aug, o.t_aug_sample
-  self.levels, self.by_name, self.stats = read_levels(o.levels), {}, {}
-  for i, level in ipairs(self.levels) do
-    level.index = i
-    self.by_name[level.name] = level
-  end
+  if o.lag < 0 or o.lag > 1 then check.fail("hierarchy.new", "lag is wrong: got %g, expected 0 to 1", o.lag) end
+  if o.clocks and o.regime == "flat" then check.fail("hierarchy.new", "clocks are of levels: regime flat has none") end
+  self.name, self.split_fn, self.join_fn, self.range, self.project = o.name, o.split, o.join, o.range, o.project
+  self.t_aug, self.t_aug_sample, self.lag, self.clocks = o.t_aug, o.t_aug_sample, o.lag, o.clocks
+  -- networks of own clocks see all others, as those of `joint` do
+  self.regime = o.clocks and opts.regime == nil and "joint" or o.regime
+  self.levels, self.by_name, self.stats = read_levels(o.levels, self.regime), {}, {}
+  self.shifts = {}
+  for _, level in ipairs(self.levels) do self.by_name[level.name] = level end
   if o.shape then self:check(self:random(2, o.shape)) end
 end
+
+-- What the network of a level sees in a regime.
+function Hierarchy:context_of(level, regime) return context_of(self.levels, level, regime) end
 
 -- A random batch of the declared shape: numbers, or tokens where the first level is of kind mask.
 function Hierarchy:random(n, shape)
@@ -204,6 +253,19 @@ end
 -- For stats.lua, which measures on the same pictures as check.
 Hierarchy.batch_of = function(_, data, n) return batch_of(data, n) end
 
+-- Where two tensors differ most, and by how much.
+local function largest_difference(got, expected)
+  local flat = (got - expected):reshape(-1)
+  flat = core.op.where(flat:eq(flat), flat:abs(), core.full({}, math.huge, { dtype = flat:dtype() }))
+  local at, position, shape = flat:argmax():item() - 1, {}, expected:shape()
+  for d = #shape, 1, -1 do
+    position[d] = at % shape[d] + 1
+    at = at // shape[d]
+  end
+  return ("most at [%s]: got %g, expected %g"):format(table.concat(position, ","),
+    got:get(table.unpack(position)), expected:get(table.unpack(position)))
+end
+
 --- Check on data that join undoes split: to 1e-5 (relative, in L2) for floats, exactly for whole numbers.
 ---@param data hd.Tensor|hd.data.Set  a batch, or a set of which the first 64 entries are used
 ---@return number error  the relative error found
@@ -224,8 +286,8 @@ function Hierarchy:check(data)
   end
   local difference = (back - x):norm():item() / math.max(x:norm():item(), 1e-30)
   if difference > 1e-5 or difference ~= difference then
-    check.fail("hierarchy:check", "join(split(x)) is not x: relative difference %.3g, expected at most 1e-5",
-      difference)
+    check.fail("hierarchy:check", "join(split(x)) is not x: relative difference %.3g, expected at most 1e-5; %s",
+      difference, largest_difference(back, x))
   end
   return difference
 end
@@ -234,8 +296,9 @@ function Hierarchy:__tostring()
   local lines = { ("%s (%s)"):format(self.name, self.regime) }
   for _, level in ipairs(self.levels) do
     local shape = self.shapes and "[" .. table.concat(self.shapes[level.name], ",") .. "]" or "shape not known yet"
-    lines[#lines + 1] = ("  %-10s %-8s %-12s sees %s"):format(level.name, level.kind, shape,
-      #level.context > 0 and table.concat(level.context, ", ") or "nothing else")
+    local sees = #level.context > 0 and table.concat(level.context, ", ") or "nothing else"
+    lines[#lines + 1] = ("  %-10s %-8s %-12s sees %s%s"):format(level.name, level.kind, shape, sees,
+      self:stats_line(level.name))
   end
   return table.concat(lines, "\n")
 end
@@ -244,19 +307,31 @@ require "hd.hierarchy.stats" (Hierarchy)
 require "hd.hierarchy.models" (Hierarchy)
 require "hd.hierarchy.train" (Hierarchy)
 require "hd.hierarchy.sample" (Hierarchy)
+Hierarchy.save = file.save
 class.guard(Hierarchy, {
-  "level", "level_names", "split", "join", "check", "fit_stats", "set_stats", "stats_dict", "load_stats_dict",
-  "state_dict", "load_state_dict", "standardise", "unstandardise", "models", "loss", "pictures", "sample",
+  "save", "consistency", "drift", "level", "level_names", "split", "join", "check", "fit_stats", "set_stats",
+  "stats_dict", "load_stats_dict", "state_dict", "load_state_dict", "standardise", "unstandardise", "models", "loss",
+  "pictures", "sample",
 })
+
+local images = file.register("images", function(opts) return require "hd.hierarchy.images" (Hierarchy, opts) end)
 
 return {
   new = Hierarchy,
   Hierarchy = Hierarchy,
   --- Pictures as shapes (low-pass luma), colours (chroma) and textures (details).
-  ---@param opts? table  size (32; a multiple of 2^steps); steps: Haar steps (2); regime; schedule (one for all levels);
-  ---                    predict ("edm"); t_aug (0.3), t_aug_sample (0.1)
+  ---@param opts? table  size (32; where 2^steps does not divide it, pictures are reflected beyond their ends, and
+  ---                    H.crop says from which size to which); steps: wavelet steps (2); wavelet: "haar" (default) or
+  ---                    "db2" to "db8"; regime, lag; schedule (one for all levels); predict ("edm"); t_aug (0.3),
+  ---                    t_aug_sample (0.1)
   ---@return hd.hierarchy.Hierarchy
-  images = function(opts) return require "hd.hierarchy.images" (Hierarchy, opts) end,
+  images = function(opts) return images(opts) end,
+  register = file.register,
+  load = file.load,
+  residual = residual.residual,
+  summary = residual.summary,
+  autoencoder = require "hd.hierarchy.split.autoencoder",
+  wavelet = require "hd.hierarchy.split.wavelet",
   haar = require "hd.hierarchy.split.haar",
   colour = require "hd.hierarchy.split.colour",
   partition = require "hd.hierarchy.split.partition",

@@ -1,15 +1,52 @@
 -- hd/hierarchy/models.lua: the networks of a hierarchy: one per level, or one that all levels share.
--- A level's network sees its own noisy coordinates, the coarser levels of its context brought to the same grid, the
--- level's time and the noise that was put on the context.
+-- A level's network sees its own noisy coordinates, the levels of its context (all coarser ones in a cascade, all
+-- others elsewhere, unless declared) and the times of all of them.
 
 local class = require "hd.class"
 local check = require "hd.check"
 local core = require "hd.core"
 local nn = require "hd.nn"
+local weights = require "hd.nn.weights"
 
 ---@class hd.hierarchy.Models : hd.nn.Module
 ---@field regime string
+---@field classes integer?  classes that the networks are told
 local Models = class("Models", nn.Module)
+
+--- The parameters of each network as groups of an optimizer, in the order of the levels.
+---
+---     local opt = hd.optim.AdamW(models:param_groups { textures = { lr = 5e-4 } }, { lr = 1e-3 })
+---
+---@param settings? table<string, table>  { level = { lr = ... } }: what differs from the optimizer's own options
+---@return table[]
+function Models:param_groups(settings)
+  check.arg("models:param_groups", "settings", settings or {}, "table")
+  local groups, known = {}, {}
+  for i, name in ipairs(self.plan.nets) do
+    local net = self[name]
+    groups[i] = { params = type(net) == "table" and net:parameters() or {} } -- functions have none
+    if self.uncertainty and self.uncertainty[name] then
+      for _, p in ipairs(self.uncertainty[name]:parameters()) do table.insert(groups[i].params, p) end
+    end
+    known[name] = groups[i]
+  end
+  for name, own in next, settings or {} do -- order free: separate keys
+    if not known[name] then
+      check.fail("models:param_groups", "there is no network %s. %s", check.show(name),
+        check.suggestion(name, self.plan.nets))
+    end
+    for key, value in next, check.arg("models:param_groups", name, own, "table") do -- order free: separate keys
+      known[name][key] = value
+    end
+  end
+  return groups
+end
+
+-- ln of the error that is to be expected at each time [n].
+function Models:uncertainty_of(level, time)
+  local head = self.uncertainty[self[level.name] and level.name or "shared"]
+  return head(time):squeeze(2)
+end
 
 --- The network of a level ("flat" in the flat regime).
 ---@param name string
@@ -31,17 +68,36 @@ local function frame_shape(self, level)
   return table.move(z:shape(), 2, z:dim(), 1, {})
 end
 
--- What a level's network takes and gives: channels in and out, rank and extents; tokens for mask levels.
-local function spec_of(self, level)
+-- What a level's network takes and gives: times; tokens for mask levels; for others channels in and out, rank and
+-- extents, and the channels of its context: on its grid, pooled (two numbers each), as tokens.
+local function spec_of(self, level, names, token_width)
   if level.kind == "mask" then
     local length = 0
-    for _, name in ipairs(level.context) do length = length + self.shapes[name][1] end
-    return { vocab = level.vocab, length = length + self.shapes[level.name][1] }
+    for _, name in ipairs(names) do length = length + self.shapes[name][1] end
+    return { vocab = level.vocab, length = length + self.shapes[level.name][1], times = 1 + #names }
   end
   local shape = frame_shape(self, level)
-  local context = 0
-  for _, name in ipairs(level.context) do context = context + self.shapes[name][1] end
-  return { channels = shape[1], context = context, dims = #shape - 1, extents = table.move(shape, 2, #shape, 1, {}) }
+  local spec = { channels = shape[1], context = 0, times = 1 + #names, dims = #shape - 1,
+    extents = table.move(shape, 2, #shape, 1, {}) }
+  for _, name in ipairs(names) do
+    local channels, way = self.shapes[name][1], level.context_by[name]
+    if way == "concat" then spec.context = spec.context + channels end
+    if way == "film" then spec.vector = (spec.vector or 0) + 2 * channels end
+    if way == "attention" then spec.tokens = token_width end
+  end
+  return spec
+end
+
+-- Channels of context tokens: the most that any level has, and its positions.
+local function widest_tokens(self)
+  local width = 0
+  for _, level in ipairs(self.levels) do
+    if level.kind == "gaussian" then
+      local shape = self.shapes[level.name]
+      width = math.max(width, shape[1] + #shape - 1)
+    end
+  end
+  return width
 end
 
 -- Channels of a U-Net's levels: halve the grid while it is larger than 4 and even, three levels at most.
@@ -75,8 +131,9 @@ local function make_unet(spec, o)
   return nn.UNet {
     dims = spec.dims, in_channels = spec.channels + spec.context, out_channels = spec.channels,
     block_out_channels = blocks, layers_per_block = o.depth, down_block_types = types, num_attention_heads = 4,
-    norm_num_groups = norm_groups(o.width), time_inputs = spec.context > 0 and 2 or 1, zero_init = true,
-    num_class_embeds = spec.levels, time_embed_dim = math.max(64, 4 * o.width), fuse_qkv = true,
+    norm_num_groups = norm_groups(o.width), time_inputs = spec.times, zero_init = true,
+    num_class_embeds = spec.labels, time_embed_dim = math.max(64, 4 * o.width), fuse_qkv = true,
+    vector_channels = spec.vector, cross_attention_dim = spec.tokens,
   }
 end
 
@@ -84,7 +141,7 @@ end
 local function make_transformer(spec, o)
   return nn.Transformer {
     vocab_size = spec.vocab + 1, out_size = spec.vocab, max_length = spec.length, dim = o.width, depth = o.depth,
-    heads = math.max(1, o.width // 32), time_inputs = spec.levels and 2 or 1, time_dim = 64,
+    heads = math.max(1, o.width // 32), time_inputs = spec.times, time_dim = 64, num_class_embeds = spec.labels,
   }
 end
 
@@ -105,9 +162,9 @@ end
 
 -- One network for all levels takes the most channels that any of them has; the rest is filled with zeros.
 local function shared_spec(specs)
-  local shared, extents = { levels = #specs }, {}
+  local shared, extents = { levels = #specs, times = 1 + #specs }, {}
   for _, spec in ipairs(specs) do
-    for _, key in ipairs { "channels", "context", "dims", "vocab", "length" } do
+    for _, key in ipairs { "channels", "context", "dims", "vocab", "length", "vector", "tokens" } do
       if spec[key] then shared[key] = math.max(shared[key] or 0, spec[key]) end
     end
     for _, e in ipairs(spec.extents or {}) do extents[#extents + 1] = e end
@@ -116,23 +173,78 @@ local function shared_spec(specs)
   return shared
 end
 
+-- What a level sees, by level: names and the ways in which they enter.
+local function contexts(self, regime)
+  local sees, ways = { flat = {} }, { flat = {} }
+  for _, level in ipairs(self.levels) do
+    sees[level.name], ways[level.name] = self:context_of(level, regime), level.context_by
+  end
+  return sees, ways
+end
+
+local function check_shareable(self)
+  for _, level in ipairs(self.levels) do
+    if level.kind ~= self.levels[1].kind then
+      check.fail("models", "share is for levels of one kind: '%s' is of kind %s", level.name, level.kind)
+    end
+    for name, way in next, level.context_by do -- order free: any will do
+      if way ~= "concat" then
+        check.fail("models", "share is for contexts that are concatenated: '%s' sees '%s' by %s", level.name, name, way)
+      end
+    end
+  end
+end
+
+-- ln of a level's expected error by its time: Fourier features and a linear layer that begins at 0.
+local function uncertainty_head()
+  local linear = nn.Linear(32, 1)
+  weights.zero(linear)
+  return nn.Sequential { nn.Timesteps(32), linear }
+end
+
+-- Put in a network under its name, and what belongs to it.
+local function add_net(models, name, spec, o)
+  spec.labels = o.classes and (spec.levels or 1) * (o.classes + 1) or spec.levels
+  models[name] = make_net(spec, net_options(o, name, spec))
+  table.insert(models.plan.nets, name)
+  if models.uncertainty then models.uncertainty[name] = uncertainty_head() end
+end
+
+local function flat_spec(self)
+  self:flat_level()
+  local shape = self.shape
+  return { channels = shape[1], context = 0, times = 1, dims = #shape - 1,
+    extents = table.move(shape, 2, #shape, 1, {}) }
+end
+
 return function(Hierarchy)
-  -- What H:models made, or another object with a `net(name)`.
+  -- What H:models made.
   function Hierarchy.check_models(_, where, models)
-    if type(models) ~= "table" or type(models.net) ~= "function" then
+    if type(models) ~= "table" or type(models.plan) ~= "table" then
       check.fail(where, "models is wrong: got %s, expected what H:models{} gives", check.show(models))
     end
+  end
+
+  -- Networks know the times that their regime showed them; those of `free` any.
+  function Hierarchy:check_regime(where, models, regime)
+    local own = models.regime
+    if own == regime or (own == "free" and regime ~= "flat") then return end
+    if own == "flat" or regime == "flat" then models:net(regime == "flat" and "flat" or self.levels[1].name) end
+    check.fail(where, "regime '%s' does not fit: these models were made for the regime '%s'", regime, own)
   end
 
   --- Make the networks.
   ---@param opts? table  net: "auto" (a U-Net for numbers, a transformer for tokens), "unet", "transformer" or a
   ---  function (spec, opts) -> layer; width (64) and depth (blocks per level, 1; of a transformer 2); regime (the
-  ---  hierarchy's); share: one network that is told the level (false)
+  ---  hierarchy's); share: one network that is told the level (false); levels: names of those to make networks for
+  ---  (all), to train a level at a time; classes: how many labels there are; uncertainty: weigh each level's loss by an
+  ---  error that is learned with it (false)
   ---@return hd.hierarchy.Models
   function Hierarchy:models(opts)
     local o = check.options("models", opts, {
       { "net", "string|callable", "auto" }, { "width", "integer|table", 64 }, { "depth", "integer" },
-      { "regime", self.regimes, self.regime }, { "share", "boolean", false },
+      { "regime", self.regimes, self.regime }, { "share", "boolean", false }, { "levels", "table" },
+      { "classes", "integer" }, { "uncertainty", "boolean", false },
     })
     if type(o.net) == "string" then check.one_of("models", "option 'net'", o.net, NETS) end
     if type(o.width) == "table" then self:names_in(o.width) end
@@ -140,32 +252,33 @@ return function(Hierarchy)
       check.fail("models", "the shapes of the levels are not known yet: call H:check(data) or H:fit_stats(data) before")
     end
     local models = Models()
-    models.regime = o.regime
+    models.regime, models.classes = o.regime, o.classes
+    local sees, ways = contexts(self, o.regime)
+    local plan = { nets = {}, sees = sees, ways = ways, token_width = widest_tokens(self) }
+    models.plan = plan
+    if o.uncertainty then models.uncertainty = nn.Module() end
+    plan.options = { width = o.width, depth = o.depth, regime = o.regime, share = o.share, levels = o.levels,
+      classes = o.classes, uncertainty = o.uncertainty, net = type(o.net) == "string" and o.net or nil }
     if o.regime == "flat" then
-      self:flat_level()
-      local shape = self.shape
-      local spec = {
-        channels = shape[1], context = 0, dims = #shape - 1, extents = table.move(shape, 2, #shape, 1, {}),
-      }
-      models.flat = make_net(spec, net_options(o, "flat", spec))
+      add_net(models, "flat", flat_spec(self), o)
       return models
     end
     local specs = {}
-    for i, level in ipairs(self.levels) do specs[i] = spec_of(self, level) end
+    for i, level in ipairs(self.levels) do
+      specs[i] = spec_of(self, level, sees[level.name], plan.token_width)
+    end
     if o.share then
-      for _, level in ipairs(self.levels) do
-        if level.kind ~= self.levels[1].kind then
-          check.fail("models", "share is for levels of one kind: '%s' is of kind %s", level.name, level.kind)
-        end
-      end
-      models.share = true
+      check_shareable(self)
+      models.share, plan.places = true, self:level_names()
       local spec = shared_spec(specs)
-      models.shared = make_net(spec, net_options(o, "shared", spec))
-      models.channels_in, models.context_in = spec.channels, spec.context
+      add_net(models, "shared", spec, o)
+      plan.channels_in, plan.context_in = spec.channels, spec.context
       return models
     end
+    local wanted = {}
+    for _, name in ipairs(o.levels or self:level_names()) do wanted[self:level(name).name] = true end
     for i, level in ipairs(self.levels) do
-      models[level.name] = make_net(specs[i], net_options(o, level.name, specs[i]))
+      if wanted[level.name] then add_net(models, level.name, specs[i], o) end
     end
     return models
   end

@@ -33,21 +33,92 @@ local function guarded(name, std)
   return core.tensor(list)
 end
 
+-- The orthonormal cosine transform of n numbers: [n, n]. Source: Ahmed et al. 1974 (DCT-II).
+local function cosines(n)
+  local rows = {}
+  for k = 0, n - 1 do
+    rows[k + 1] = {}
+    for i = 0, n - 1 do
+      rows[k + 1][i + 1] = math.sqrt((k == 0 and 1 or 2) / n) * math.cos(math.pi * k * (2 * i + 1) / (2 * n))
+    end
+  end
+  return core.tensor(rows)
+end
+
+-- How much more noise than white data a level needs to be hidden as well: with P its power spectrum of mean 1, the
+-- typical power exp(E[P ln P]), as a standard deviation. 1 for white levels, more where neighbours say the same.
+local function shift_of(z)
+  if z:dim() < 3 or z:dim() > 4 then return 1.0 end
+  local y = z:to "f32":matmul(cosines(z:size(-1)):transpose(1, 2))
+  if z:dim() == 4 then y = cosines(z:size(3)):matmul(y) end
+  local power = y:square():mean({ 1, 2 }):reshape(-1):to "f64"
+  local p = power / math.max(1e-30, power:mean():item())
+  return math.exp(0.5 * (p * (p + 1e-30):log()):mean():item())
+end
+
+-- Mean and deviation of a tensor's entries as one number each, for a person to read.
+local function brief(value) return type(value) == "number" and value or value:mean():item() end
+
 return function(Hierarchy)
-  --- Measure mean and standard deviation of every channel of every level. A constant channel gets standard deviation 1.
+  --- Measure mean and standard deviation of every channel of every level (a channel is one band where levels are
+  --- folded) and how far a level's power spectrum is from white. A constant channel gets standard deviation 1; one
+  --- picture is enough, its positions count. The result is part of tostring(H).
   ---@param data hd.Tensor|hd.data.Set
-  ---@param opts? { n: integer }  entries to look at, 2048
+  ---@param opts? { n: integer, shift: boolean }  n: entries to look at, 2048; shift: move each level's schedule by the
+  ---  measured factor, so that all levels lose their information at the same time t (false)
   ---@return hd.hierarchy.Hierarchy self
   function Hierarchy:fit_stats(data, opts)
-    local o = check.options("fit_stats", opts, { { "n", "integer", 2048 } })
+    local o = check.options("fit_stats", opts, { { "n", "integer", 2048 }, { "shift", "boolean", false } })
     local _ <close> = core.no_grad()
     local x = self:batch_of(data, o.n)
     local z = self:split(x)
     for _, level in ipairs(self.levels) do
-      if level.kind == "gaussian" then self:measure_level(level.name, z[level.name]) end
+      if level.kind == "gaussian" then
+        self:measure_level(level.name, z[level.name])
+        self.shifts[level.name] = shift_of(self:standardise(level.name, z[level.name]))
+        if o.shift then level.schedule = level.schedule:shift(self.shifts[level.name]) end
+      end
     end
     if self.levels[1].kind == "gaussian" then self:measure_level("flat", x) end
     return self
+  end
+
+  -- A level's line in tostring(H).
+  function Hierarchy:stats_line(name)
+    local s = self.stats[name]
+    if not s then return "" end
+    local shift = self.shifts[name] and (", spectrum %.2f"):format(self.shifts[name]) or ""
+    return (", mean %.3g, std %.3g%s"):format(brief(s.mean), brief(s.std), shift)
+  end
+
+  --- How far samples are from the measured statistics, level by level: mean, the largest shift of a channel's mean in
+  --- standard deviations of the data, and energy, the mean variance of the channels relative to the data's (1 is
+  --- right).
+  ---@param x hd.Tensor  samples
+  ---@return table<string, { mean: number, energy: number }>
+  function Hierarchy:drift(x)
+    local z, out = self:split(x), {}
+    for _, level in ipairs(self.levels) do
+      if self.stats[level.name] then
+        local mean, std = measure(self:standardise(level.name, z[level.name]))
+        out[level.name] = { mean = mean:abs():amax():item(), energy = std:square():mean():item() }
+      end
+    end
+    return out
+  end
+
+  --- How much levels contradict each other: |split(join(z)) - z| / |z|, 0 where they are the split of some x. Levels
+  --- that were drawn may contradict only where they hold more numbers than x (see hd.hierarchy.residual).
+  ---@param z table<string, hd.Tensor>
+  ---@return number
+  function Hierarchy:consistency(z)
+    local back, wrong, all = self:split(self:join(z)), 0, 0
+    for _, level in ipairs(self.levels) do
+      local own = z[level.name]:to "f64"
+      wrong = wrong + (back[level.name]:to "f64" - own):square():sum():item()
+      all = all + own:square():sum():item()
+    end
+    return math.sqrt(wrong / math.max(all, 1e-30))
   end
 
   -- Keep the mean and the standard deviation of one level.

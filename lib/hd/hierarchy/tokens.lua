@@ -1,5 +1,5 @@
--- hd/hierarchy/tokens.lua: drawing a level of kind mask: from all masks to tokens. Called by: hierarchy/sample.
--- Absorbing-state diffusion (Sahoo et al. 2024, MDLM): at time t a token is masked with chance t.
+-- hd/hierarchy/tokens.lua: drawing a level of kind mask: from all masks to tokens. Called by: hierarchy/sample, run,
+-- estimate. Absorbing-state diffusion (Sahoo et al. 2024, MDLM): at time t a token is masked with chance t.
 
 local core = require "hd.core"
 local draw = require "hd.hierarchy.draw"
@@ -30,20 +30,21 @@ local function choose(logits, generators)
   return (logits - (-(u:log())):log()):argmax(3)
 end
 
---- Ancestral sampling: in the step from time t to s each mask is lifted with chance (t - s) / t.
+--- Ancestral sampling, a sampler as those of hd.sampler: in the step from time t to s each mask is lifted with chance
+--- (t - s) / t.
 ---@param estimate fun(z: hd.Tensor, t: number): hd.Tensor  logits [n, length, vocab]
----@param level hd.hierarchy.Level
----@param z hd.Tensor  [n, length]
----@param opts { steps: integer, generators: hd.Generator[], on_step: function? }
+---@param z hd.Tensor      [n, length]
+---@param times number[]   falling shares of masks
+---@param opts { cond: hd.hierarchy.Level, rng: hd.Generator[], on_step: function }
 ---@return hd.Tensor
-function tokens.sample(estimate, level, z, opts)
-  local mask, steps = level.vocab + 1, opts.steps
-  for i = 1, steps do
-    local t, s = 1 - (i - 1) / steps, 1 - i / steps
+function tokens.sample(estimate, z, times, opts)
+  local mask = opts.cond.vocab + 1
+  for i = 1, #times - 1 do
+    local t, s = times[i], times[i + 1]
     local logits = estimate(z, t)
-    local lifted = draw.uniform(opts.generators, { z:size(2) }):lt((t - s) / t):logical_and(z:eq(mask))
-    local following = core.op.where(lifted, choose(logits, opts.generators), z)
-    if opts.on_step then opts.on_step { i = i, x = z, sigma = t, denoised = following } end
+    local lifted = draw.uniform(opts.rng, { z:size(2) }):lt((t - s) / t):logical_and(z:eq(mask))
+    local following = core.op.where(lifted, choose(logits, opts.rng), z)
+    opts.on_step { i = i, x = z, sigma = t, denoised = following }
     z = following
   end
   return z

@@ -1,64 +1,105 @@
--- hd/hierarchy/train.lua: the loss of a hierarchy: every level at a noise level of its own, given coarser ones.
+-- hd/hierarchy/train.lua: the loss of a hierarchy: every level at a noise level of its own, given the levels it sees.
 -- Gaussian levels: squared error of the prediction. Mask levels: cross-entropy of the masked tokens, weighted
 -- with 1/t (Sahoo et al. 2024, MDLM, with the log-linear rate: a token is masked with chance t).
--- Conditioning augmentation (Ho et al. 2022): coarser levels are seen with noise of random strength up to t_aug.
+-- The regime says at which times the other levels are seen (clock.lua). In a cascade that is conditioning augmentation
+-- (Ho et al. 2022): coarser levels with noise of random strength up to t_aug.
 
 local check = require "hd.check"
+local clock = require "hd.hierarchy.clock"
 local core = require "hd.core"
 local context = require "hd.hierarchy.context"
+local functional = require "hd.nn.functional"
 local prediction = require "hd.schedule.prediction"
 
 -- Standard normal noise like x, from the caller's generator.
 local function noise_like(x, rng) return core.randn_like(x, { rng = rng }) end
 
--- Mean squared error of a level's prediction.
-local function gaussian_loss(models, level, z, seen, augmented, o)
-  local n, schedule = z:size(1), level.schedule
-  local t = schedule:draw(n, { rng = o.rng, stratified = true })
+-- Tokens [n, length] of which those where `hidden` is true are masks.
+local function masked(level, z, hidden)
+  return core.op.where(hidden, core.full({}, level.vocab + 1, { dtype = "i64" }), z)
+end
+
+-- Another level as a network sees it at times t (a list): noisy, the noise, and what the network is told.
+local function noised(level, z, t, o)
+  if level.kind == "mask" then
+    local share = core.tensor(t)
+    return masked(level, z, core.rand(z:shape(), { rng = o.rng }):lt(share:view(#t, 1))), share
+  end
+  local sigma = {}
+  for i, value in ipairs(t) do sigma[i] = level.schedule:level(value) end
+  local noise = core.tensor(sigma)
+  return z + noise_like(z, o.rng) * prediction.per_sample(noise, z), noise
+end
+
+-- Everything that the network of a level sees beside its own z, which is at times t.
+local function surroundings(self, models, level, z, t, o)
+  local others = {}
+  for i, name in ipairs(models.plan.sees[level.name]) do others[i] = self.by_name[name] end
+  local times = clock.companions(self, level, t, others, o)
+  local seen = { noisy = {}, sigmas = {}, times = {}, labels = o.labels }
+  for _, other in ipairs(others) do
+    local name = other.name
+    seen.noisy[name], seen.sigmas[name] = noised(other, z[name], times[name], o)
+    seen.times[name] = context.time_input(other, times[name])
+  end
+  return seen
+end
+
+-- Per sample: the mean of every entry [n, ...].
+local function per_sample_mean(x) return x:reshape(x:size(1), -1):mean(2) end
+
+local ERRORS = { mse = functional.mse_loss, huber = functional.huber_loss }
+
+-- With learned uncertainty u: error / exp(u) + u, the error of each sample by itself. Source: Karras et al. 2024
+-- (EDM2).
+local function uncertain(models, level, errors, time)
+  local u = models:uncertainty_of(level, time)
+  return (errors / u:exp() + u):mean(), errors:mean()
+end
+
+-- The error of a level's prediction, and the same without its learned weight.
+local function gaussian_loss(models, level, z, t, seen, o)
+  local schedule = level.schedule
   local alpha, sigma = schedule:alpha_sigma(t)
   local eps = noise_like(z, o.rng)
   local a, s = prediction.per_sample(alpha, z), prediction.per_sample(sigma, z)
   local x = z * a + eps * s
   local c_in = prediction.input_scale(level.predict, schedule.scale, a, s, 1)
-  local F = context.predict(models, level, c_in == 1 and x or x * c_in, schedule:time_input(t), seen, augmented)
-  return core.op.mse_loss(F, prediction.target(level.predict, z, eps, alpha, sigma, 1))
+  local time = schedule:time_input(t)
+  local F = context.predict(models, level, c_in == 1 and x or x * c_in, time, seen)
+  local target = prediction.target(level.predict, z, eps, alpha, sigma, 1)
+  if models.uncertainty then
+    return uncertain(models, level, per_sample_mean(ERRORS[level.loss](F, target, { reduction = "none" })), time)
+  end
+  return ERRORS[level.loss](F, target)
 end
 
--- Coarser levels with noise: sigma = s, one s per sample; tokens are masked with chance s.
-local function augmented_context(self, level, z, o)
-  local names, seen = level.context, {}
-  if #names == 0 then return seen, nil end
-  local n = z[names[1]]:size(1)
-  local s = core.rand({ n }, { rng = o.rng }) * o.t_aug
-  for _, name in ipairs(names) do
-    local x = z[name]
-    if self.by_name[name].kind == "mask" then
-      local hidden = core.rand(x:shape(), { rng = o.rng }):lt(s:view(n, 1))
-      seen[name] = core.op.where(hidden, core.full({}, self.by_name[name].vocab + 1, { dtype = "i64" }), x)
-    else
-      seen[name] = x + noise_like(x, o.rng) * prediction.per_sample(s, x)
-    end
-  end
-  return seen, s * 1000
+-- Times of n samples of a mask level, one from each n-th of 0.01 to 1.
+local function mask_times(n, rng)
+  local t = core.rand({ n }, { rng = rng, dtype = "f64" }):totable()
+  for i = 1, n do t[i] = 0.99 * (i - 1 + t[i]) / n + 0.01 end
+  return t
 end
 
 -- Cross-entropy of the masked tokens of a level, in nats per token of the level.
-local function mask_loss(models, level, z, seen, o)
-  local n, length = z:size(1), z:size(2)
-  local u = (core.rand({ n }, { rng = o.rng }) + core.arange(0, n - 1, { dtype = "f32" })) * (1 / n)
-  local t = u * 0.99 + 0.01
-  local hidden = core.rand({ n, length }, { rng = o.rng }):lt(t:view(n, 1))
-  local tokens = core.op.where(hidden, core.full({}, level.vocab + 1, { dtype = "i64" }), z)
-  local logits = context.logits(models, level, tokens, t * 1000, seen)
+local function mask_loss(models, level, z, t, seen, o)
+  local share = core.tensor(t)
+  local hidden = core.rand(z:shape(), { rng = o.rng }):lt(share:view(#t, 1))
+  local logits = context.logits(models, level, masked(level, z, hidden), share * 1000, seen)
   local nll = -logits:log_softmax(3):gather(3, z:unsqueeze(3)):squeeze(3)
-  local weight = hidden:to "f32" * (1 / t):view(n, 1)
-  return (nll * weight):mean()
+  local errors = nll * (hidden:to "f32" * (1 / share):view(#t, 1))
+  if models.uncertainty then return uncertain(models, level, per_sample_mean(errors), share * 1000) end
+  return errors:mean()
 end
 
+-- The loss of one level, and the same without its learned weight.
 local function level_loss(self, models, level, z, o)
-  local seen, augmented = augmented_context(self, level, z, o)
-  if level.kind == "mask" then return mask_loss(models, level, z[level.name], seen, o) end
-  return gaussian_loss(models, level, z[level.name], seen, augmented, o)
+  local own = z[level.name]
+  local t = level.kind == "mask" and mask_times(own:size(1), o.rng)
+    or level.schedule:draw(own:size(1), { rng = o.rng, stratified = true })
+  local seen = surroundings(self, models, level, z, t, o)
+  if level.kind == "mask" then return mask_loss(models, level, own, t, seen, o) end
+  return gaussian_loss(models, level, own, t, seen, o)
 end
 
 -- A batch must be of the shape that the hierarchy was declared for or has seen first.
@@ -71,41 +112,84 @@ local function check_batch(self, x)
   end
 end
 
+-- The first samples of a batch (batches are shuffled): a level's share of them, at least one.
+local function share_of(level, z, o)
+  local n = z[level.name]:size(1)
+  local few = math.max(1, math.floor(level.batch_share * n + 0.5))
+  if few >= n then return z, o end
+  local part, own = {}, {}
+  for name, x in next, z do part[name] = x:narrow(1, 1, few) end -- order free: separate keys
+  for key, value in next, o do own[key] = value end -- order free: a copy
+  own.labels = o.labels and o.labels:narrow(1, 1, few)
+  return part, own
+end
+
+-- Labels of which a share is none: what classifier-free guidance compares with. Source: Ho and Salimans 2022.
+local function dropped(models, labels, o)
+  if not labels then return nil end
+  local none = core.full({}, models.classes + 1, { dtype = "i64" })
+  local hidden = core.rand({ labels:size(1) }, { rng = o.rng }):lt(o.label_dropout)
+  return core.op.where(hidden, none, labels)
+end
+
 return function(Hierarchy)
   -- The unsplit x as the one level of the flat regime.
   function Hierarchy:flat_level()
     local finest = self.levels[#self.levels] -- the grid of x is the finest level's
     if finest.kind == "mask" then check.fail("hierarchy", "the flat regime is for levels of kind gaussian") end
-    return { name = "flat", kind = "gaussian", schedule = finest.schedule, predict = finest.predict,
-      context = {}, steps = finest.steps, weight = 1, index = 1, sampler = finest.sampler }
+    return { name = "flat", kind = "gaussian", schedule = finest.schedule, predict = finest.predict, loss = finest.loss,
+      context = {}, steps = finest.steps, weight = 1, batch_share = 1, index = 1, sampler = finest.sampler,
+      guidance = finest.guidance }
+  end
+
+  -- Labels [n] of classes 1 to models.classes, or nil.
+  function Hierarchy.check_labels(_, where, models, labels, n)
+    if labels == nil then return nil end
+    if not models or not models.classes then
+      check.fail(where, "labels were given, but the models know no classes: use H:models{ classes = ... }")
+    end
+    if math.type(labels) == "integer" then labels = core.full({ n }, labels, { dtype = "i64" }) end
+    if not check.is_tensor(labels) or labels:dim() ~= 1 or labels:size(1) ~= n or labels:dtype():sub(1, 1) == "f" then
+      check.fail(where, "labels is wrong: got %s, expected an integer or whole numbers [%d]", check.show(labels), n)
+    end
+    local low, high = labels:amin():item(), labels:amax():item()
+    if low < 1 or high > models.classes then
+      check.fail(where, "labels is wrong: got %d to %d, expected 1 to %d", low, high, models.classes)
+    end
+    return labels:to "i64"
   end
 
   --- The loss of a batch: the weighted sum of the levels' losses, and each of them as a number.
   ---@param models hd.hierarchy.Models
   ---@param x hd.Tensor  [n, ...]
-  ---@param opts? table  regime (the models'), t_aug, rng, levels (names of the levels to train; all)
+  ---@param opts? table  regime (the models'), t_aug, rng, levels (names of the levels to train; all that the models
+  ---  have), labels ([n] or an integer, 1 to the models' classes), label_dropout (share of the labels hidden, 0.1)
   ---@return hd.Tensor loss            0-d
-  ---@return table<string, number> parts
+  ---@return table<string, number> parts  without weights
   function Hierarchy:loss(models, x, opts)
     self:check_models("H:loss", models)
     local o = check.options("H:loss", opts, {
       { "regime", self.regimes, models.regime or self.regime }, { "t_aug", "number", self.t_aug }, { "rng", "any" },
-      { "levels", "table" },
+      { "levels", "table" }, { "labels", "integer|tensor" }, { "label_dropout", "number", 0.1 },
     })
     check_batch(self, x)
+    self:check_regime("H:loss", models, o.regime)
+    o.clocks, o.lag = o.regime == self.regime and self.clocks or nil, self.lag
+    o.labels = dropped(models, self:check_labels("H:loss", models, o.labels, x:size(1)), o)
     local levels, z
     if o.regime == "flat" then
       levels = { self:flat_level() }
       z = { flat = core.no_grad(function() return self:standardise("flat", x) end) }
     else
       levels = {}
-      for i, name in ipairs(o.levels or self:level_names()) do levels[i] = self:level(name) end
+      local names = o.levels or (models.share and self:level_names()) or models.plan.nets
+      for i, name in ipairs(names) do levels[i] = self:level(name) end
       z = core.no_grad(function() return self:standardised(x) end)
     end
     local total, parts = nil, {}
     for _, level in ipairs(levels) do
-      local loss = level_loss(self, models, level, z, o)
-      parts[level.name] = loss:item()
+      local loss, plain = level_loss(self, models, level, share_of(level, z, o))
+      parts[level.name] = (plain or loss):item()
       if level.weight ~= 1 then loss = loss * level.weight end
       total = total and total + loss or loss
     end

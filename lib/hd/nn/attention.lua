@@ -93,26 +93,28 @@ end
 ---@class hd.nn.AttentionBlock : hd.nn.Attention
 local AttentionBlock = class("AttentionBlock", Attention)
 
---- x + attention(GroupNorm(x)) over all positions of [n, channels, ...].
+--- x + attention(GroupNorm(x)) over all positions of [n, channels, ...], of each on all or on the tokens of a context.
 ---@param channels integer
----@param opts? table  heads, fuse_qkv, norm_num_groups (32), norm_eps (1e-5), zero_init (begin as the identity)
+---@param opts? table  heads, fuse_qkv, context_channels, norm_num_groups (32), norm_eps (1e-5), zero_init (begin as the
+---                    identity)
 function AttentionBlock:init(channels, opts)
   local o = check.options("AttentionBlock", opts, {
     { "heads", "integer", 1 }, { "fuse_qkv", "boolean", false }, { "norm_num_groups", "integer", 32 },
-    { "norm_eps", "number", 1e-5 }, { "zero_init", "boolean", false },
+    { "norm_eps", "number", 1e-5 }, { "zero_init", "boolean", false }, { "context_channels", "integer" },
   })
   self.group_norm = GroupNorm(o.norm_num_groups, channels, { eps = o.norm_eps })
-  Attention.init(self, channels, { heads = o.heads, fuse_qkv = o.fuse_qkv })
+  Attention.init(self, channels, { heads = o.heads, fuse_qkv = o.fuse_qkv, context_channels = o.context_channels })
   if o.zero_init then weights.zero(self.to_out[1]) end
 end
 
 -- [n, c, ...] -> [n, t, c]; a view, as memory is channels-last
 local function to_tokens(x) return x:flatten(3, -1):transpose(2, 3) end
 
----@param x hd.Tensor  [n, channels, ...]
----@return hd.Tensor   the same shape
-function AttentionBlock:forward(x)
-  local out = Attention.forward(self, to_tokens(self.group_norm(x))):add_(to_tokens(x))
+---@param x hd.Tensor         [n, channels, ...]
+---@param context? hd.Tensor  [n, s, context_channels]
+---@return hd.Tensor          the shape of x
+function AttentionBlock:forward(x, context)
+  local out = Attention.forward(self, to_tokens(self.group_norm(x)), context):add_(to_tokens(x))
   return out:transpose(2, 3):reshape(x:shape())
 end
 

@@ -50,7 +50,7 @@ local OPTIONS = {
   { "vocab_size", "integer", required = true }, { "max_length", "integer", required = true },
   { "dim", "integer", 256 }, { "depth", "integer", 4 }, { "heads", "integer", 4 }, { "mlp_ratio", "number", 4 },
   { "dropout", "number", 0 }, { "fuse_qkv", "boolean", true }, { "out_size", "integer" },
-  { "gradient_checkpointing", "boolean", false },
+  { "gradient_checkpointing", "boolean", false }, { "num_class_embeds", "integer" },
 }
 for _, entry in ipairs(embedding.TIME_OPTIONS) do OPTIONS[#OPTIONS + 1] = entry end
 
@@ -60,9 +60,9 @@ for _, entry in ipairs(embedding.TIME_OPTIONS) do OPTIONS[#OPTIONS + 1] = entry 
 ---     local logits = net(tokens, t)
 ---
 --- Options: vocab_size, max_length, dim, depth, heads, mlp_ratio, dropout, fuse_qkv, out_size (logits per position,
---- default vocab_size), gradient_checkpointing (blocks are computed again in backward: less memory for more time), and
---- the time's: time_dim (64), time_embed_dim (dim), time_inputs, time_scale, time_embedding_type, flip_sin_to_cos,
---- freq_shift.
+--- default vocab_size), gradient_checkpointing (blocks are computed again in backward: less memory for more time),
+--- num_class_embeds, and the time's: time_dim (64), time_embed_dim (dim), time_inputs, time_scale,
+--- time_embedding_type, flip_sin_to_cos, freq_shift.
 ---@param opts table
 function Transformer:init(opts)
   local o = check.options("Transformer", opts, OPTIONS)
@@ -71,6 +71,7 @@ function Transformer:init(opts)
   self.token_embedding = embedding.Embedding(o.vocab_size, o.dim)
   self.position_embedding = weights.normal({ o.max_length, o.dim }, 0.02)
   embedding.add_times(self, o, o.dim)
+  if o.num_class_embeds then self.class_embedding = embedding.Embedding(o.num_class_embeds, o.dim) end
   local blocks = {}
   for i = 1, o.depth do
     blocks[i] = TransformerBlock(o.dim,
@@ -90,15 +91,21 @@ function Transformer:disable_gradient_checkpointing() self.gradient_checkpointin
 
 ---@param tokens hd.Tensor  [n, t] integers, 1 to vocab_size, t at most max_length
 ---@param t any             time, as of UNet
+---@param cond? { labels: hd.Tensor? }  labels [n] are 1-based classes
 ---@return hd.Tensor        [n, t, out_size] logits
-function Transformer:forward(tokens, t)
+function Transformer:forward(tokens, t, cond)
   local n, length = tokens:size(1), tokens:size(2)
   if length > self.max_length then
     check.fail("Transformer", "text is too long: got %d tokens, expected at most %d", length, self.max_length)
   end
   local positions = self.position_embedding
   if length < self.max_length then positions = positions:narrow(1, 1, length) end
-  local x = self.token_embedding(tokens) + positions + embedding.embed_times(self, t, n):unsqueeze(2)
+  local told, labels = embedding.embed_times(self, t, n), cond and cond.labels
+  if labels then
+    if not self.class_embedding then check.fail("Transformer", "labels were given, but num_class_embeds was not") end
+    told = told + self.class_embedding(labels)
+  end
+  local x = self.token_embedding(tokens) + positions + told:unsqueeze(2)
   for _, block in ipairs(self.blocks) do
     x = self.gradient_checkpointing and core.checkpoint(block, x) or block(x)
   end

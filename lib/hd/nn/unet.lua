@@ -25,6 +25,7 @@ local OPTIONS = {
   { "resnet_time_scale_shift", { "default", "scale_shift" }, "default" }, { "kernel_size", "integer", 3 },
   { "down", "integer", 2 }, { "down_kernel_size", "integer" }, { "downsample_padding", "integer" },
   { "num_class_embeds", "integer" }, { "zero_init", "boolean", false }, { "gradient_checkpointing", "boolean", false },
+  { "vector_channels", "integer" }, { "cross_attention_dim", "integer" },
 }
 for _, entry in ipairs(embedding.TIME_OPTIONS) do OPTIONS[#OPTIONS + 1] = entry end
 
@@ -149,7 +150,11 @@ function DownBlock:forward(x, time, skips)
   return x
 end
 
-function MidBlock:forward(x, time) return self:step(2, self:step(1, x, time), time) end
+function MidBlock:forward(x, time, tokens)
+  x = self:step(1, x, time)
+  if tokens then x = self.cross_attention(x, tokens) end
+  return self:step(2, x, time)
+end
 
 local function spatial(x) return table.move(x:shape(), 3, x:dim(), 1, {}) end
 
@@ -225,6 +230,13 @@ local function make_middle(self, o)
   local c = o.block_out_channels[#o.block_out_channels]
   self.mid_block = MidBlock({ { c, c }, { c, c } }, false, o)
   if o.add_attention then self.mid_block.attentions = { attention_block(c, o) } end
+  if o.cross_attention_dim then
+    self.mid_block.cross_attention = AttentionBlock(c, {
+      heads = o.num_attention_heads or math.max(1, c // o.attention_head_dim), norm_eps = o.norm_eps,
+      context_channels = o.cross_attention_dim, norm_num_groups = math.min(o.norm_num_groups, c),
+      zero_init = o.zero_init,
+    })
+  end
 end
 
 local function make_up(self, o, skips)
@@ -254,7 +266,9 @@ end
 --- flip_sin_to_cos, num_class_embeds. Beyond it: dims (1 or 2), kernel_size, down (factor between levels),
 --- down_kernel_size, time_dim and time_embed_dim (widths of the projected time and of its embedding), time_inputs (how
 --- many times it is told), time_scale (factor on t), num_attention_heads, fuse_qkv, zero_init (residual branches and
---- output begin at 0), gradient_checkpointing (blocks are computed again in backward: about half the memory).
+--- output begin at 0), gradient_checkpointing (blocks are computed again in backward: about half the memory),
+--- vector_channels (numbers of cond.vector, which enter as the time does), cross_attention_dim (channels of
+--- cond.tokens, to which the middle attends).
 ---@param opts? table
 function UNet:init(opts)
   local o = read_options(opts)
@@ -263,6 +277,9 @@ function UNet:init(opts)
   self.conv_in = Conv(o.in_channels, first, o.kernel_size, same)
   embedding.add_times(self, o)
   if o.num_class_embeds then self.class_embedding = embedding.Embedding(o.num_class_embeds, o.time_embed_dim) end
+  if o.vector_channels then
+    self.vector_embedding = embedding.TimestepEmbedding(o.vector_channels, o.time_embed_dim)
+  end
   local skips = make_down(self, o)
   make_middle(self, o)
   make_up(self, o, skips)
@@ -274,13 +291,19 @@ function UNet:init(opts)
   if o.gradient_checkpointing then self:enable_gradient_checkpointing() end
 end
 
--- SiLU of the embedded times and classes: what every res block reads.
-local function embed(self, t, labels, n)
+-- Was a part of cond given that this network has no layer for?
+local function check_cond(cond, key, option, layer)
+  if cond[key] and not layer then check.fail("UNet", "%s were given, but %s was not", key, option) end
+end
+
+-- SiLU of the embedded times, classes and vectors: what every res block reads.
+local function embed(self, t, cond, n)
   local e = embedding.embed_times(self, t, n)
-  if labels then
-    if not self.class_embedding then check.fail("UNet", "labels were given, but num_class_embeds was not") end
-    e = e + self.class_embedding(labels)
-  end
+  check_cond(cond, "labels", "num_class_embeds", self.class_embedding)
+  check_cond(cond, "vector", "vector_channels", self.vector_embedding)
+  check_cond(cond, "tokens", "cross_attention_dim", self.mid_block.cross_attention)
+  if cond.labels then e = e + self.class_embedding(cond.labels) end
+  if cond.vector then e = e + self.vector_embedding(cond.vector) end
   return core.op.silu(e)
 end
 
@@ -291,17 +314,18 @@ end
 
 ---@param x hd.Tensor  [n, c, t] or [n, c, h, w]
 ---@param t any        time: a number, [n], or a list of these where time_inputs > 1
----@param cond? { context: hd.Tensor?, labels: hd.Tensor? }  context [n, c', ...] is joined to x along the channels
----                     (c + c' = in_channels); labels [n] are 1-based classes
+---@param cond? { context: hd.Tensor?, labels: hd.Tensor?, vector: hd.Tensor?, tokens: hd.Tensor? }  context [n, c',
+---                     ...] is joined to x along the channels (c + c' = in_channels); labels [n] are 1-based classes;
+---                     vector [n, vector_channels]; tokens [n, s, cross_attention_dim]
 ---@return hd.Tensor   [n, out_channels, ...]
 function UNet:forward(x, t, cond)
-  local context, labels = cond and cond.context, cond and cond.labels
-  if context then x = core.op.cat({ x, context }, 2) end
-  local time = embed(self, t, labels, x:size(1))
+  cond = cond or {}
+  if cond.context then x = core.op.cat({ x, cond.context }, 2) end
+  local time = embed(self, t, cond, x:size(1))
   local h = self.conv_in(x)
   local skips = { h }
   for _, block in ipairs(self.down_blocks) do h = block(h, time, skips) end
-  h = self.mid_block(h, time)
+  h = self.mid_block(h, time, cond.tokens)
   for _, block in ipairs(self.up_blocks) do h = block(h, time, skips) end
   if self.gradient_checkpointing then return core.checkpoint(output, self, h) end
   return output(self, h)

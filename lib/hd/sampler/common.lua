@@ -47,6 +47,9 @@ function common.noise_like(x, rng)
   return core.op.cat(rows, 1)
 end
 
+-- In a coroutine a scope would not nest with those of whoever resumes it: there the collector takes what is left.
+local NO_SCOPE = setmetatable({ keep = function(_, ...) return ... end }, { __close = function() end })
+
 --- Run `step(x, sigma, next, i, scope) -> next x, denoised` from sigmas[1] to the last.
 ---@param where string
 ---@param x hd.Tensor
@@ -59,7 +62,7 @@ function common.loop(where, x, sigmas, o, step)
   check_sigmas(where, sigmas)
   local _ <close> = core.no_grad()
   for i = 1, #sigmas - 1 do
-    local scope <close> = core.scope()
+    local scope <close> = coroutine.isyieldable() and NO_SCOPE or core.scope()
     local following, denoised = step(x, sigmas[i], sigmas[i + 1], i, scope)
     scope:keep(following)
     if o.on_step then
