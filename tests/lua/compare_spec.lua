@@ -30,9 +30,9 @@ describe("arms", function()
 
   it("have as many parameters as the flat one, and their costs add up", function()
     local H = arms.hierarchy(set, { predict = "edm" })
-    local flat = H:models { regime = "flat", width = 24 }
+    local flat = H:models { regime = "flat", width = 16 }
     local target = flat:num_parameters()
-    local options = arms.options(H, "cascade", 24, target)
+    local options = arms.options(H, "cascade", 16, target)
     local models = H:models(options)
     assert.is_true(math.abs(models:num_parameters() / target - 1) <= 0.02)
     local sampling = arms.sampling(H, models)
@@ -123,7 +123,7 @@ describe("the store", function()
 end)
 
 describe("hdlua -m compare", function()
-  local COMMAND = "$H -m compare --data shapes --size 8 --width 24 --steps 3 --samples 500 --sample-steps 1 --seeds 1 "
+  local COMMAND = "$H -m compare --data shapes --size 8 --width 16 --steps 3 --samples 500 --sample-steps 1 --seeds 1 "
     .. "--points 1 --resamples 2 --feature-steps 4 --arms flat,cascade --threads 1 --out r"
 
   it("measures every arm once, goes on where it was, and says what it found", function()
