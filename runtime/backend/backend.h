@@ -72,14 +72,22 @@ typedef struct { hd_view a, b, c, bias, sums; } hd_matmul_args;
 // conv: writes y. conv_dx: reads w, y (= dy), writes x (= dx, all of it). conv_dw: reads x, y (= dy), writes w (= dw) and, where b.data
 // is set, b (= db). x and y are normally channels-last; w normally lies in memory as r,s,c,k (k fastest).
 // conv adds `add`, of y's shape (stride 0 where it is repeated), where it is set; with groups 1 it may be y itself.
+// conv and conv_dw may be told to normalise what they read, with groups 1: x, and behind its channels those of `more` (which may be absent), by
+// the mean and rstd that norm gave for them. x and more are then dense and channels-last.
+typedef struct {
+    hd_view more, w, b, mean, rstd; // [n, c', h, w]; [c + c'] each, may be absent; [n, groups] each
+    int64_t groups;
+    hd_activation act;
+} hd_conv_norm;
 typedef struct {
     hd_view x, w, b, y, add;
     int64_t stride[2], padding[2], dilation[2], groups;
+    const hd_conv_norm *norm; // NULL: x as it is
 } hd_conv_args;
 
 // Group norm on x viewed as [n, c, p] (p = positions). Layer norm over D: n = rows, c = D, p = 1, groups = 1.
 // mean, rstd [n, groups] are written by norm and read by norm_back. w, b [c] may be absent. y = act(norm(x) * w + b).
-// rms: no mean is subtracted (mean is written as 0).
+// rms: no mean is subtracted (mean is written as 0). y may be absent: mean and rstd alone.
 typedef struct {
     hd_view x, w, b, y, mean, rstd;
     int64_t groups;

@@ -19,6 +19,8 @@ static double conv_flops(const hd_conv_args *a) {
     return 2.0 * (double)hd_view_numel(&a->y) * (double)(a->w.shape[1] * a->w.shape[2] * a->w.shape[3]);
 }
 
+static double more_bytes(const hd_conv_args *a) { return a->norm ? bytes(&a->norm->more) : 0; }
+
 static double matmul_flops(const hd_matmul_args *a) {
     return 2.0 * (double)hd_view_numel(&a->c) * (double)a->a.shape[a->a.ndim - 1];
 }
@@ -52,9 +54,9 @@ ENTRY(cumsum, hd_cumsum_args, 0, B(x) + B(y))
 ENTRY(softmax, hd_softmax_args, 0, B(x) + B(y))
 ENTRY(softmax_back, hd_softmax_back_args, 0, B(y) + B(dy) + B(dx))
 ENTRY(matmul, hd_matmul_args, matmul_flops(a), B(a) + B(b) + B(c))
-ENTRY(conv, hd_conv_args, conv_flops(a), B(x) + B(w) + B(b) + B(add) + B(y))
+ENTRY(conv, hd_conv_args, conv_flops(a), B(x) + more_bytes(a) + B(w) + B(b) + B(add) + B(y))
 ENTRY(conv_dx, hd_conv_args, conv_flops(a), B(x) + B(w) + B(y))
-ENTRY(conv_dw, hd_conv_args, conv_flops(a), B(x) + B(w) + B(b) + B(y))
+ENTRY(conv_dw, hd_conv_args, conv_flops(a), B(x) + more_bytes(a) + B(w) + B(b) + B(y))
 ENTRY(norm, hd_norm_args, 0, B(x) + B(w) + B(b) + B(y))
 ENTRY(norm_back, hd_norm_back_args, 0, B(x) + B(dy) + B(dx) + B(add) + B(w) + B(b) + B(dw) + B(db))
 ENTRY(attention, hd_attention_args, attention_flops(&a->q, &a->k, &a->v), B(q) + B(k) + B(v) + B(o) + B(lse))

@@ -70,7 +70,7 @@ static const vocable vocabulary[] = {
 
 // Parsed signatures --------------------------------------------------------------------------------------------------
 
-enum { MAX_PARAMS = 10, MAX_NAME = 24 };
+enum { MAX_PARAMS = 13, MAX_NAME = 24 };
 
 typedef struct {
     char name[MAX_NAME];

@@ -1,15 +1,11 @@
-// ops/conv.c: 1-D and 2-D convolution, transposed convolution, and their gradients.
+// ops/conv.c: 1-D and 2-D convolution, transposed convolution, group norm and convolution in one; their gradients.
 // Layer: ops. Calls: backend conv, conv_dx, conv_dw. Called by: autograd, bind.
 // Layout: x [n,c,h,w] and weight [k,c/groups,r,s] by shape; in memory activations are channels-last and weights lie as
 // r,s,c,k. 1-D data [n,c,w] goes through the same kernels with h = 1. aux: number of spatial dimensions.
 // Source: cross-correlation as in PyTorch. Transposed convolution is the input gradient of a convolution.
 #include "ops/families.h"
 
-static const char *conv_name(const hd_op_call *c, bool transposed) {
-    if (transposed)
-        return c->aux == 1 ? "conv_transpose1d" : "conv_transpose2d";
-    return c->aux == 1 ? "conv1d" : "conv2d";
-}
+#include <string.h>
 
 static int64_t stride_of(const hd_op_args *a, int d) { return a->stride[d] == HD_UNSET ? 1 : a->stride[d]; }
 
@@ -176,7 +172,7 @@ static hd_view weight_part(const hd_tensor *w, int64_t first, int64_t count) {
 }
 
 hd_status hd_conv_forward(hd_op_call *c) {
-    const char *where = conv_name(c, false);
+    const char *where = c->name;
     const hd_tensor *x = c->in[0], *w = c->in[1];
     int64_t extents[2];
     HD_CHECK(check_operands(c, where, false));
@@ -234,24 +230,121 @@ static hd_status conv_backward_weight(hd_op_call *c, hd_conv_args k) {
     return HD_OK;
 }
 
+// The bias's gradient alone: the sum over images and positions.
+static hd_status sum_to_channels(hd_tensor *dy, hd_tensor **sum) {
+    const bool reduced[4] = {true, false, true, true};
+    return hd_do_sum_dims(dy, HD_SUM, reduced, false, dy->dtype, sum);
+}
+
 hd_status hd_conv_backward(hd_op_call *c) {
     const hd_conv_args k = kernel_args(c);
     HD_CHECK(conv_backward_inputs(c, k));
     if (c->want[3])
         HD_CHECK(hd_do_sum_to(c->dout, c->in_ndim[3], c->in_shape[3], &c->din[3]));
-    const bool bias = c->want[2];
-    if (bias)
+    if (!c->want[1]) // a frozen weight, perhaps with a trained bias
+        return c->want[2] ? sum_to_channels(c->dout, &c->din[2]) : HD_OK;
+    if (c->want[2])
         HD_CHECK(hd_tensor_new(c->dout->dtype, 1, c->in_shape[2], HD_ROW_MAJOR, &c->din[2]));
-    if (c->want[1])
-        return conv_backward_weight(c, k);
-    if (bias) { // a trained bias on a frozen weight: the sum over images and positions
-        hd_tensor *sum;
-        const bool reduced[4] = {true, false, true, true};
-        HD_CHECK(hd_do_sum_dims(c->dout, HD_SUM, reduced, false, c->dout->dtype, &sum));
-        hd_tensor_release(c->din[2]);
-        c->din[2] = sum;
+    return conv_backward_weight(c, k);
+}
+
+// Group norm and convolution in one ------------------------------------------------------------------------------
+// Inputs: those of group norm (x, its weight, its bias, more), then weight, bias, add. What lies between is never
+// stored: the convolution normalises what it reads, and so does its weight gradient.
+
+enum { NORMED = 4 }; // the first inputs are group norm's
+
+// The convolution's own call, for the checks: its inputs, and groups 1.
+typedef struct {
+    hd_op_call call;
+    hd_op_args args;
+    hd_tensor *in[MORE + 1];
+} conv_part;
+
+static void conv_part_of(const hd_op_call *c, conv_part *p) {
+    *p = (conv_part){*c, *c->args, {c->in[0], c->in[NORMED], c->in[NORMED + 1], c->in[NORMED + 2], c->in[3]}};
+    p->args.groups = 1;
+    p->call.args = &p->args;
+    p->call.in = p->in;
+}
+
+// Run a kernel that reads the normalised x and more. y: as of run_kernel.
+static hd_status run_normed(const hd_op_call *c, conv_kernel kernel, hd_conv_args k, hd_tensor *y) {
+    hd_tensor *x = NULL, *more = NULL;
+    hd_status status = hd_do_channels_last(c->in[0], &x);
+    if (status == HD_OK && c->in[3])
+        status = hd_do_channels_last(c->in[3], &more);
+    const hd_conv_norm norm = {.more = more ? hd_view_as_2d(more) : (hd_view){0},
+                               .w = hd_tensor_as_view(c->in[1]),
+                               .b = hd_tensor_as_view(c->in[2]),
+                               .mean = hd_tensor_as_view(c->saved[0]),
+                               .rstd = hd_tensor_as_view(c->saved[1]),
+                               .groups = c->args->groups,
+                               .act = (hd_activation)c->args->activation};
+    k.norm = &norm;
+    if (status == HD_OK)
+        status = run_kernel(kernel, k, x, y);
+    hd_tensor_release(more);
+    hd_tensor_release(x);
+    return status;
+}
+
+hd_status hd_norm_conv_forward(hd_op_call *c) {
+    conv_part p;
+    int64_t extents[2];
+    conv_part_of(c, &p);
+    HD_CHECK(check_operands(&p.call, c->name, false));
+    HD_CHECK(conv_extents(&p.call, c->name, extents));
+    HD_CHECK(hd_group_norm_statistics(c));
+    HD_CHECK(new_activation(c->in[0], c->in[NORMED]->shape[0], extents, &c->out));
+    const bool before = c->want[0] || c->want[1] || c->want[2] || c->want[3];
+    c->saves = (before || c->want[NORMED] ? (1 << NORMED) - 1 : 0) | (before ? 1 << NORMED : 0);
+    hd_conv_args k = kernel_args(&p.call);
+    k.w = hd_view_as_2d(c->in[NORMED]);
+    k.b = hd_tensor_as_view(c->in[NORMED + 1]);
+    k.y = hd_view_as_2d(c->out);
+    p.call.out = c->out;
+    HD_CHECK(view_of_add(&p.call, c->name, &k.add));
+    return run_normed(c, hd_be()->conv, k, NULL);
+}
+
+// The gradients of all that lies before the convolution, through that of what it reads.
+static hd_status norm_conv_backward_inputs(hd_op_call *c, hd_conv_args k) {
+    hd_op_call norm = *c;
+    int64_t shape[HD_MAX_DIMS];
+    memcpy(shape, c->in_shape[0], sizeof shape);
+    shape[1] = c->in_shape[NORMED][1];
+    HD_CHECK(hd_tensor_new(c->dout->dtype, c->in_ndim[0], shape, HD_CHANNELS_LAST, &norm.dout));
+    k.x = hd_view_as_2d(norm.dout);
+    k.w = hd_view_as_2d(c->in[NORMED]);
+    hd_status status = run_kernel(hd_be()->conv_dx, k, NULL, c->dout);
+    if (status == HD_OK)
+        status = hd_group_norm_backward(&norm);
+    hd_tensor_release(norm.dout);
+    return status;
+}
+
+hd_status hd_norm_conv_backward(hd_op_call *c) {
+    hd_tensor **din = c->din + NORMED; // of weight, bias, add
+    const bool *want = c->want + NORMED;
+    conv_part p;
+    conv_part_of(c, &p);
+    hd_conv_args k = kernel_args(&p.call);
+    if (want[2])
+        HD_CHECK(hd_do_sum_to(c->dout, c->in_ndim[NORMED + 2], c->in_shape[NORMED + 2], &din[2]));
+    if (want[1] && !want[0])
+        HD_CHECK(sum_to_channels(c->dout, &din[1]));
+    if (want[1] && want[0])
+        HD_CHECK(hd_tensor_new(c->dout->dtype, 1, c->in_shape[NORMED + 1], HD_ROW_MAJOR, &din[1]));
+    if (want[0]) {
+        HD_CHECK(hd_conv_weight_new(c->dout->dtype, c->in_ndim[NORMED], c->in_shape[NORMED], &din[0]));
+        k.w = hd_view_as_2d(din[0]);
+        k.b = hd_tensor_as_view(din[1]);
+        HD_CHECK(run_normed(c, hd_be()->conv_dw, k, c->dout));
+        k.b = (hd_view){0};
     }
-    return HD_OK;
+    const bool before = c->want[0] || c->want[1] || c->want[2] || c->want[3];
+    return before ? norm_conv_backward_inputs(c, k) : HD_OK;
 }
 
 // Transposed convolution: weight [c, k/groups, r, s]; the convolution whose input gradient it is maps k to c channels
@@ -274,7 +367,7 @@ static hd_status transposed_extents(const hd_op_call *c, const char *where, int6
 }
 
 hd_status hd_conv_transpose_forward(hd_op_call *c) {
-    const char *where = conv_name(c, true);
+    const char *where = c->name;
     int64_t extents[2];
     HD_CHECK(check_operands(c, where, true));
     HD_CHECK(transposed_extents(c, where, extents));
@@ -307,9 +400,5 @@ hd_status hd_conv_transpose_backward(hd_op_call *c) {
         k.w = hd_view_as_2d(c->din[1]);
         HD_CHECK(run_kernel(hd_be()->conv_dw, k, c->dout, c->in[0]));
     }
-    if (c->nin > 2 && c->want[2]) {
-        const bool reduced[4] = {true, false, true, true};
-        return hd_do_sum_dims(c->dout, HD_SUM, reduced, false, c->dout->dtype, &c->din[2]);
-    }
-    return HD_OK;
+    return c->nin > 2 && c->want[2] ? sum_to_channels(c->dout, &c->din[2]) : HD_OK;
 }

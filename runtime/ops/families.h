@@ -38,6 +38,7 @@ HD_RULE(matmul); // matmul.c
 HD_RULE(linear);
 HD_RULE(conv); // conv.c
 HD_RULE(conv_transpose);
+HD_RULE(norm_conv);
 HD_RULE(group_norm); // norm.c
 HD_RULE(layer_norm);
 HD_RULE(attention); // attention.c
@@ -48,5 +49,8 @@ HD_RULE(index_select); // index.c
 HD_RULE(embedding);
 HD_RULE(gather);
 HD_RULE(mse_loss); // loss.c
+
+// The checks and the statistics of group norm alone, to saved[], for an op whose first inputs are those of group norm.
+hd_status hd_group_norm_statistics(hd_op_call *);
 
 #endif

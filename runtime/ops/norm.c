@@ -251,41 +251,55 @@ static hd_status take_inputs(const hd_op_call *c, joined *j) {
 }
 
 static hd_status check_group_norm(const hd_op_call *c) {
+    const char *where = c->name;
     const hd_tensor *x = c->in[0], *more = c->in[3];
     const int64_t groups = c->args->groups;
-    HD_CHECK(hd_check_float("group_norm", x));
+    HD_CHECK(hd_check_float(where, x));
     if (x->ndim < 2)
-        return hd_fail(HD_ESHAPE, "group_norm: got input %s, expected [n,c,...]", hd_tensor_text(x));
-    HD_CHECK(hd_check_same_dtype("group_norm", x, "more", more));
+        return hd_fail(HD_ESHAPE, "%s: got input %s, expected [n,c,...]", where, hd_tensor_text(x));
+    HD_CHECK(hd_check_same_dtype(where, x, "more", more));
     bool fits = !more || more->ndim == x->ndim;
     for (int d = 0; more && fits && d < x->ndim; d++)
         fits = d == 1 || more->shape[d] == x->shape[d];
     if (!fits)
-        return hd_fail(HD_ESHAPE, "group_norm: more differs outside the channels: got %s for input %s",
+        return hd_fail(HD_ESHAPE, "%s: more differs outside the channels: got %s for input %s", where,
                        hd_tensor_text(more), hd_tensor_text(x));
     const int64_t channels = x->shape[1] + (more ? more->shape[1] : 0);
     if (groups < 1 || channels % groups != 0)
-        return hd_fail(HD_ESHAPE, "group_norm: groups do not divide the channels: got %lld groups for input %s%s%s",
+        return hd_fail(HD_ESHAPE, "%s: groups do not divide the channels: got %lld groups for input %s%s%s", where,
                        (long long)groups, hd_tensor_text(x), more ? " and " : "", more ? hd_tensor_text(more) : "");
-    HD_CHECK(check_affine("group_norm", x, c->in[1], "weight", 1, &channels));
-    return check_affine("group_norm", x, c->in[2], "bias", 1, &channels);
+    HD_CHECK(check_affine(where, x, c->in[1], "weight", 1, &channels));
+    return check_affine(where, x, c->in[2], "bias", 1, &channels);
+}
+
+// What both forwards do: the statistics, and y = the normalised channels where y is there.
+static hd_status group_norm_to(hd_op_call *c, const hd_view *y) {
+    const hd_tensor *x = c->in[0], *more = c->in[3];
+    run runs[3];
+    joined j = join(c, x->shape, more ? more->shape : NULL);
+    hd_status status = take_inputs(c, &j);
+    if (status == HD_OK)
+        status = run_forward(c, runs, runs_of(&j, runs), *y, c->args->groups, false);
+    joined_free(&j);
+    return status;
 }
 
 hd_status hd_group_norm_forward(hd_op_call *c) {
-    const hd_tensor *x = c->in[0], *more = c->in[3];
     int64_t shape[HD_MAX_DIMS];
-    run runs[3];
     HD_CHECK(check_group_norm(c));
-    joined j = join(c, x->shape, more ? more->shape : NULL);
-    memcpy(shape, x->shape, sizeof shape);
-    shape[1] = j.channels;
-    hd_status status = take_inputs(c, &j);
-    if (status == HD_OK)
-        status = hd_tensor_new(x->dtype, x->ndim, shape, HD_CHANNELS_LAST, &c->out);
-    if (status == HD_OK)
-        status = run_forward(c, runs, runs_of(&j, runs), as_ncp(c->out), c->args->groups, false);
-    joined_free(&j);
-    return status;
+    memcpy(shape, c->in[0]->shape, sizeof shape);
+    shape[1] += c->in[3] ? c->in[3]->shape[1] : 0;
+    HD_CHECK(hd_tensor_new(c->in[0]->dtype, c->in[0]->ndim, shape, HD_CHANNELS_LAST, &c->out));
+    const hd_view y = as_ncp(c->out);
+    return group_norm_to(c, &y);
+}
+
+hd_status hd_group_norm_statistics(hd_op_call *c) {
+    HD_CHECK(check_group_norm(c));
+    hd_view none = as_ncp(c->in[0]);
+    none.shape[1] += c->in[3] ? c->in[3]->shape[1] : 0;
+    none.data = NULL;
+    return group_norm_to(c, &none);
 }
 
 // din of x and `more`, and what they have got from elsewhere.

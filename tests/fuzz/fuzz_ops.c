@@ -6,7 +6,7 @@
 #include <float.h>
 #include <math.h>
 
-enum { REGISTERS = 8, MAX_INPUTS = 5, MAX_NUMEL = 4096, MAX_STEPS = 24 };
+enum { REGISTERS = 8, MAX_INPUTS = 7, MAX_NUMEL = 4096, MAX_STEPS = 24 };
 
 static struct {
     const uint8_t *at, *end;
@@ -75,7 +75,7 @@ typedef struct {
 
 // The tensors of a signature (see op_list.def) are those whose type is given, or that have one of these names.
 static bool is_tensor(const char *token, size_t length) {
-    static const char names[] = " x y cond a b weight bias add more query key qkv xs ";
+    static const char names[] = " x y cond a b weight bias add more norm_weight norm_bias query key qkv xs ";
     char name[32];
     snprintf(name, sizeof name, " %.*s ", (int)strcspn(token, "?#*: |"), token);
     return memchr(token, ':', length) || strstr(names, name);

@@ -64,6 +64,13 @@ add("attention", F.scaled_dot_product_attention,
   { draw { 2, 2, 70, 32 }, draw { 2, 2, 90, 32 }, draw { 2, 2, 90, 32 } }, PLAIN, ATTENTION)
 add("group_norm", function(x, w, b) return F.group_norm(x, 8, w, b) end,
   { draw { 2, 32, 12, 12 }:channels_last(), draw { 32 }, draw { 32 } })
+add("group_norm_conv2d", function(x, more, nw, nb, w, b)
+  return F.group_norm_conv2d(x, 4, nw, nb, more, w, b, nil, { padding = 1, activation = "silu" })
+end, { draw { 3, 36, 18, 13 }:channels_last(), draw { 3, 16, 18, 13 }:channels_last(), draw { 52 }, draw { 52 },
+  draw { 70, 52, 3, 3 }, draw { 70 } }, WINOGRAD)
+add("group_norm_conv1d", function(x, nw, nb, w, b)
+  return F.group_norm_conv1d(x, 4, nw, nb, nil, w, b, nil, { padding = 2, activation = "silu" })
+end, { draw { 2, 32, 1030 }:channels_last(), draw { 32 }, draw { 32 }, draw { 40, 32, 5 }, draw { 40 } }, WINOGRAD)
 add("layer_norm", function(x, w, b) return F.layer_norm(x, { 65 }, w, b) end, { draw { 40, 65 }, draw { 65 },
   draw { 65 } })
 add("rms_norm", function(x) return F.rms_norm(x, { 65 }) end, { draw { 40, 65 } })

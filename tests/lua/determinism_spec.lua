@@ -74,6 +74,9 @@ describe("no bit depends on memory order or threads:", function()
     { "conv2d with stride", function(z) return F.conv2d(z, w, nil, { stride = 2 }) end, { w } },
     { "conv_transpose2d", function(z) return F.conv_transpose2d(z, w, nil, { stride = 2 }) end, { w } },
     { "group_norm", function(z) return F.group_norm(z, 3) end },
+    { "group_norm_conv2d", function(z)
+      return F.group_norm_conv2d(z, 3, nil, nil, nil, w, nil, nil, { padding = 1, activation = "silu" })
+    end, { w } },
     { "group_norm of single channels", function(z) return F.group_norm(z, 33) end },
     { "layer_norm", function(z) return F.layer_norm(z, { 19, 23 }) end },
     { "rms_norm", function(z) return F.rms_norm(z, { 23 }) end },

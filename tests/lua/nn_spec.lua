@@ -63,6 +63,24 @@ describe("layers", function()
     near(1, norm(x):square():mean():item(), 1e-3)
   end)
 
+  it("a convolution with a norm before it is one of the normalised, and keeps less for backward", function()
+    local norm, conv = nn.GroupNorm(8, 48, { activation = "silu" }), nn.Conv2d(48, 64, 3, { padding = 1 })
+    local x, more = core.randn(2, 32, 16, 16):requires_grad_(), core.randn(2, 16, 16, 16)
+    local function live(f)
+      collectgarbage()
+      local before = core.memory().live
+      local y = f()
+      collectgarbage()
+      return y, core.memory().live - before
+    end
+    local expected, both = live(function() return conv(norm(x, more)) end)
+    local y, one = live(function() return conv(x, nil, more, norm) end)
+    assert.is_true((y - expected):norm():item() < 2e-6 * expected:norm():item())
+    assert.is_true(both - one >= 4 * 2 * 48 * 16 * 16, both - one .. " bytes less")
+    local grouped = nn.Conv2d(48, 64, 3, { groups = 2 })
+    assert.matches("a norm before it needs groups 1: got 2", error_of(grouped, x, nil, more, norm))
+  end)
+
   it("Embedding counts from 1", function()
     local layer = nn.Embedding(4, 2)
     local rows = layer(core.tensor({ 1, 4 }, { dtype = "i64" }))
@@ -227,6 +245,7 @@ describe("Module", function()
     local text = nn.Sequential(nn.Linear(4, 8), F.relu, nn.Linear(8, 1)):summary { 2, 4 }
     assert.matches("0%s+Linear%s+%[2,8%]%s+40", text)
     assert.matches("49 parameters in 4 tensors", text)
+    assert.matches("norm2%s+GroupNorm%s+64\n", nn.ResBlock(32, 32):summary { 1, 32, 4, 4 })
   end)
 
   it("names the nearest option", function()

@@ -251,12 +251,12 @@ describe("checkpoints of a network", function()
     return hd.memory().peak - before
   end
 
-  it("need less than half of the memory", function()
+  it("need less than three quarters of the memory", function()
     local layers = chain(8)
     local function plain(layer, h) return layer(h) end
     peak_of(layers, plain) -- gradients
     local with, without = peak_of(layers, hd.checkpoint), peak_of(layers, plain)
-    assert.is_true(with < 0.5 * without, ("%d of %d bytes"):format(with, without))
+    assert.is_true(with < 0.75 * without, ("%d of %d bytes"):format(with, without))
   end)
 
   it("leave nothing behind, swept or not", function()

@@ -77,6 +77,16 @@ local function transpose_class(name, dims)
   return Conv
 end
 
+-- The convolution of norm(x, more), by the operation that does both.
+local function normed(self, op, norm, x, add, more)
+  local o = self.options
+  if o.groups ~= 1 then check.fail(getmetatable(self).name, "a norm before it needs groups 1: got %d", o.groups) end
+  return op(x, norm.num_groups, norm.weight, norm.bias, more, self.weight, self.bias, add, {
+    eps = norm.options.eps, activation = norm.options.activation, stride = o.stride, padding = o.padding,
+    dilation = o.dilation,
+  })
+end
+
 --- Convolution of signals [n, c, t]: `nn.Conv1d(16, 32, 9, {padding = 4})`.
 ---@class hd.nn.Conv1d : hd.nn.Module
 ---@field weight hd.Tensor  [out_channels, in_channels / groups, kernel]
@@ -86,8 +96,10 @@ local Conv1d = conv_class("Conv1d", 1)
 ---@param x hd.Tensor      [n, in_channels, t]
 ---@param add? hd.Tensor   added to the result in the same pass: its shape, or 1 where it is repeated
 ---@param more? hd.Tensor  the last of in_channels, where x has the others alone: as hd.cat({ x, more }, 2), without it
+---@param norm? hd.nn.GroupNorm  comes first, in the same operation: as self(norm(x, more), add), in less memory
 ---@return hd.Tensor       [n, out_channels, t']
-function Conv1d:forward(x, add, more)
+function Conv1d:forward(x, add, more, norm)
+  if norm then return normed(self, core.op.group_norm_conv1d, norm, x, add, more) end
   return core.op.conv1d(x, self.weight, self.bias, add, more, self.options)
 end
 
@@ -100,8 +112,10 @@ local Conv2d = conv_class("Conv2d", 2)
 ---@param x hd.Tensor      [n, in_channels, h, w]
 ---@param add? hd.Tensor   added to the result in the same pass: its shape, or 1 where it is repeated
 ---@param more? hd.Tensor  the last of in_channels, where x has the others alone: as hd.cat({ x, more }, 2), without it
+---@param norm? hd.nn.GroupNorm  comes first, in the same operation: as self(norm(x, more), add), in less memory
 ---@return hd.Tensor       [n, out_channels, h', w']
-function Conv2d:forward(x, add, more)
+function Conv2d:forward(x, add, more, norm)
+  if norm then return normed(self, core.op.group_norm_conv2d, norm, x, add, more) end
   return core.op.conv2d(x, self.weight, self.bias, add, more, self.options)
 end
 

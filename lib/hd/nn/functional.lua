@@ -8,10 +8,10 @@ local core = require "hd.core"
 local F = {}
 
 for _, name in ipairs {
-  "conv1d", "conv2d", "conv_transpose1d", "conv_transpose2d", "linear", "embedding", "group_norm", "layer_norm",
-  "rms_norm", "avg_pool1d", "avg_pool2d", "max_pool1d", "max_pool2d", "interpolate", "scaled_dot_product_attention",
-  "scaled_dot_product_attention_qkvpacked", "pad", "relu", "leaky_relu", "silu", "gelu", "sigmoid", "tanh", "softplus",
-  "softmax", "log_softmax",
+  "conv1d", "conv2d", "conv_transpose1d", "conv_transpose2d", "linear", "embedding", "group_norm", "group_norm_conv1d",
+  "group_norm_conv2d", "layer_norm", "rms_norm", "avg_pool1d", "avg_pool2d", "max_pool1d", "max_pool2d", "interpolate",
+  "scaled_dot_product_attention", "scaled_dot_product_attention_qkvpacked", "pad", "relu", "leaky_relu", "silu", "gelu",
+  "sigmoid", "tanh", "softplus", "softmax", "log_softmax",
 } do
   F[name] = core.op[name]
 end

@@ -462,26 +462,38 @@ local function example(value)
   return value
 end
 
--- Run forward with an observer that collects a row per call: { name, class, output shape, own parameters }.
+local function own_parameters(m)
+  local own = 0
+  for _, field in ipairs(names_of(m)) do
+    if parameters[rawget(m, field)] then own = own + rawget(m, field):numel() end
+  end
+  return own
+end
+
+-- Run forward with an observer that collects a row per call: { name, class, output shape, own parameters }. Layers
+-- whose weights another one used (a norm inside a convolution) come last, without a shape.
 local function collect_rows(self, inputs)
-  local names, rows = {}, {}
+  local names, seen, rows = {}, {}, {}
   for name, m in self:named_modules() do names[m] = name end
   observe = function(m, ...)
-    local out, own = ..., 0
-    for _, field in ipairs(names_of(m)) do
-      if parameters[rawget(m, field)] then own = own + rawget(m, field):numel() end
-    end
+    local out = ...
+    seen[m] = true
     local shape = check.is_tensor(out) and shape_text(out) or ""
-    rows[#rows + 1] = { names[m] or "?", getmetatable(m).name, shape, own }
+    rows[#rows + 1] = { names[m] or "?", getmetatable(m).name, shape, own_parameters(m) }
     return ...
   end
   local ok, message = pcall(self, table.unpack(inputs))
   observe = nil
   if not ok then error(message, 0) end
+  for name, m in self:named_modules() do
+    local own = own_parameters(m)
+    if not seen[m] and own > 0 then rows[#rows + 1] = { name, getmetatable(m).name, "", own } end
+  end
   return rows
 end
 
---- A table of the layers in the order in which they run: name, class, output shape, parameters.
+--- A table of the layers in the order in which they run (those inside of another one last): name, class, output shape,
+--- parameters.
 ---@param ... any  an input's shape (zeros are made), or the inputs themselves, as forward takes them
 ---@return string
 function Module:summary(...)

@@ -59,7 +59,11 @@ local function per_channel(e, dims)
   return dims == 1 and e:view(n, c, 1) or e:view(n, c, 1, 1)
 end
 
-local function activate(self, x) return self.activation and self.activation(x) or x end
+-- conv(act(norm(x)), add), x with `skip` joined to it. SiLU is the norm's own: then all is one operation.
+local function convolve(self, conv_layer, norm_layer, x, add, skip)
+  if not self.activation then return conv_layer(x, add, skip, norm_layer) end
+  return conv_layer(self.activation(norm_layer(x, skip)), add)
+end
 
 -- SiLU(norm(h) * (1 + scale) + shift)
 local function modulated(self, h, e)
@@ -67,6 +71,17 @@ local function modulated(self, h, e)
   local scale, shift = e:narrow(2, 1, c), e:narrow(2, c + 1, c)
   h = self.norm2(h) * (scale + 1) + shift
   return self.activation and self.activation(h) or core.op.silu(h)
+end
+
+-- Norm, activation and dropout between the convolutions.
+local function between(self, h, e)
+  if self.time_scale_shift then
+    h = modulated(self, h, e)
+  else
+    h = self.norm2(h)
+    h = self.activation and self.activation(h) or h
+  end
+  return self.dropout and self.dropout(h) or h
 end
 
 -- What the second convolution's result is added to.
@@ -82,15 +97,13 @@ end
 ---@return hd.Tensor        [n, out_channels, ...]
 function ResBlock:forward(x, time, skip)
   local e = self.time_emb_proj and per_channel(self.time_emb_proj(time), self.dims)
-  local h = activate(self, self.norm1(x, skip))
-  if self.time_scale_shift then
-    h = modulated(self, self.conv1(h), e)
-  else
-    h = activate(self, self.norm2(self.conv1(h, e)))
-  end
-  if self.dropout then h = self.dropout(h) end
+  local h = convolve(self, self.conv1, self.norm1, x, not self.time_scale_shift and e or nil, skip)
   local rest = shortcut(self, x, skip)
-  h = self.conv2(h, rest)
+  if self.time_scale_shift or self.dropout then
+    h = self.conv2(between(self, h, e), rest)
+  else
+    h = convolve(self, self.conv2, self.norm2, h, rest)
+  end
   if rest ~= x then rest:release() end -- nobody reads it again: it need not wait for the collector
   return h
 end

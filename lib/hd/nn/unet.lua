@@ -266,7 +266,7 @@ end
 --- flip_sin_to_cos, num_class_embeds. Beyond it: dims (1 or 2), kernel_size, down (factor between levels),
 --- down_kernel_size, time_dim and time_embed_dim (widths of the projected time and of its embedding), time_inputs (how
 --- many times it is told), time_scale (factor on t), num_attention_heads, fuse_qkv, zero_init (residual branches and
---- output begin at 0), gradient_checkpointing (blocks are computed again in backward: about half the memory),
+--- output begin at 0), gradient_checkpointing (blocks are computed again in backward: about 60 % of the memory),
 --- vector_channels (numbers of cond.vector, which enter as the time does), cross_attention_dim (channels of
 --- cond.tokens, to which the middle attends).
 ---@param opts? table

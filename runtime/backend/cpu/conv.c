@@ -1,6 +1,6 @@
 // backend/cpu/conv.c: convolution and its input gradient by shifted products; which method computes what.
-// Layer: backend. Calls: gemm.h, conv_winograd.c, conv_winograd_dw.c, conv_dw.c, conv_f64.c. Called by: the table.
-// Layout: x [n,c,h,w], w [k,c/groups,r,s], y [n,k,oh,ow]; fastest with x and y channels-last.
+// Layer: backend. Calls: gemm.h, conv_winograd.c, conv_winograd_dw.c, conv_dw.c, conv_f64.c, conv_norm.c. Called by:
+// the table. Layout: x [n,c,h,w], w [k,c/groups,r,s], y [n,k,oh,ow]; fastest with x and y channels-last.
 //
 // An output pixel is one row of a product: its row of A is what the kernel covers of the padded input, channels
 // contiguous, so nothing is unrolled in memory ("implicit im2col"); B is the weights as [taps * channels, outputs].
@@ -385,8 +385,9 @@ static void choose(void) {
 // Is there a form of Winograd's method for x, y and stride? From 16 channels on its products outweigh its transforms.
 static bool winograd_fits(const hd_conv_args *a) {
     static pthread_once_t once = PTHREAD_ONCE_INIT;
+    const int64_t channels = a->w.shape[1]; // of x, and of what is joined to it
     pthread_once(&once, choose);
-    bool fits = winograd_wanted && a->groups == 1 && a->x.shape[0] > 0 && a->x.shape[1] >= WINOGRAD_CHANNELS &&
+    bool fits = winograd_wanted && a->groups == 1 && a->x.shape[0] > 0 && channels >= WINOGRAD_CHANNELS &&
                 a->y.shape[1] >= WINOGRAD_CHANNELS && a->x.strides[1] == 1 && a->y.strides[1] == 1;
     for (int d = 0; d < 2; d++)
         fits = fits && a->stride[d] == 1 && a->dilation[d] == 1 && a->padding[d] < a->w.shape[2 + d];
@@ -399,9 +400,10 @@ static bool winograd_fits(const hd_conv_args *a) {
 static const wino_form *winograd_form(const hd_conv_args *a, const hd_view *tiled) {
     static const wino_form *const forms[] = {&wino_2x2_3x3, &wino_4x4_3x3, &wino_1x4_1x5, &wino_1x2_1x3, &wino_1x4_1x3};
     const int64_t rows = a->w.shape[2], cols = a->w.shape[3];
-    int64_t fewest = 2 * rows * cols * tiled->shape[2] * tiled->shape[3] / 3 + 1;
+    const int64_t pixels = tiled->shape[2] * tiled->shape[3];
+    int64_t fewest = 2 * rows * cols * pixels / 3 + 1;
     const wino_form *best = NULL;
-    if (!winograd_fits(a))
+    if (!winograd_fits(a) || pixels == 0)
         return NULL;
     for (size_t i = 0; i < sizeof forms / sizeof *forms; i++) {
         const wino_form *f = forms[i];
@@ -442,7 +444,14 @@ static hd_status conv_any(const hd_conv_args *a) {
     return status;
 }
 
+// Has the input to be normalised as a whole, before?
+static bool norm_comes_first(const hd_conv_args *a) {
+    return a->norm && (a->x.dtype == HD_F64 || !winograd_form(a, &a->y));
+}
+
 hd_status cpu_conv(const hd_conv_args *a) {
+    if (norm_comes_first(a))
+        return conv_after_norm(a, cpu_conv);
     if (!a->add.data || adds_itself(a))
         return conv_any(a);
     hd_conv_args bare = *a;
@@ -459,6 +468,8 @@ hd_status cpu_conv_dx(const hd_conv_args *a) {
 }
 
 hd_status cpu_conv_dw(const hd_conv_args *a) {
+    if (norm_comes_first(a))
+        return conv_after_norm(a, cpu_conv_dw);
     if (a->x.dtype == HD_F64)
         return conv_dw_f64(a);
     const wino_form *form = winograd_form(a, &a->y);

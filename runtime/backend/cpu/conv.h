@@ -1,6 +1,6 @@
 // backend/cpu/conv.h: what the files of the convolution share: blocks of pixels and their padded windows.
 // Layer: backend. Called by: conv.c (forward, input gradient, dispatch), conv_dw.c (weight gradient),
-// conv_winograd*.c and conv_depthwise.c (both).
+// conv_winograd*.c, conv_norm.c and conv_depthwise.c (both).
 #ifndef HD_CONV_H
 #define HD_CONV_H
 
@@ -45,6 +45,24 @@ const float *CPU_NAME(conv_window_load)(const conv_window *w, const conv_block *
 #define conv_window_set CPU_NAME(conv_window_set)
 #define conv_window_size CPU_NAME(conv_window_size)
 #define conv_window_load CPU_NAME(conv_window_load)
+
+// The input of a convolution that normalises what it reads: act(x * scale + shift), of x and `more`, channels of both.
+typedef struct {
+    const hd_conv_args *args;
+    int64_t channels;
+    float *scale, *shift; // [images, channels]; NULL: the convolution reads x as it is
+} conv_normed;
+hd_status CPU_NAME(conv_normed_begin)(const hd_conv_args *, conv_normed *);
+void CPU_NAME(conv_normed_end)(conv_normed *);
+// Pixels first..last-1, counted through all images, of some of the channels: to `to`, [last - first, channels].
+void CPU_NAME(conv_normed_pixels)(const conv_normed *, int64_t first, int64_t last, int64_t channel, int64_t channels,
+                                  float *to);
+// `conv` without a norm, of the normalised input; for the methods that do not normalise it in parts.
+hd_status CPU_NAME(conv_after_norm)(const hd_conv_args *, hd_status (*conv)(const hd_conv_args *));
+#define conv_normed_begin CPU_NAME(conv_normed_begin)
+#define conv_normed_end CPU_NAME(conv_normed_end)
+#define conv_normed_pixels CPU_NAME(conv_normed_pixels)
+#define conv_after_norm CPU_NAME(conv_after_norm)
 
 // Products of a depthwise convolution. `a` has the channels that b has columns, contiguous; b lies with its ld > 0.
 // run: c[i, k] = sum over segments t, each of length 1, of a[a_row[i] + offset[t] + k] * b[t, k], plus bias[k]; needs

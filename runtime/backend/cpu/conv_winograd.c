@@ -26,16 +26,68 @@ typedef struct {
     int64_t tap_stride[2], in_stride, out_stride;
     const float *bias;  // dense, or NULL
     const hd_view *add; // of out's shape, channels contiguous, or NULL
+    conv_normed normed; // of the source
     // Set by plan:
     wino_tiles tiles;
     int64_t block, blocks;  // tiles of a block, number of blocks
     int64_t splits;         // tasks that share the panels of one block
     int64_t panels_at_once; // whose planes a task holds
+    int64_t normed_floats;  // of the source that a task holds normalised
     float *packed;          // one packed matrix [in, outs] per plane, packed_pitch apart
     int64_t packed_pitch;
 } wino;
 
 static hd_status no_memory(void) { return hd_fail(HD_ENOMEM, "conv: no memory for the workspace"); }
+
+// Input -------------------------------------------------------------------------------------------------------------
+
+// Pixels first..last-1 of a view [n,c,h,w], counted through all images.
+typedef struct {
+    int64_t first, last;
+} span;
+
+// Those among which the windows of some tiles lie: whole rows, or in one dimension the windows alone.
+static span span_of(const wino_form *form, const wino_run *r) {
+    const int64_t h = r->view->shape[2], w = r->view->shape[3], cols = r->tiles->cols, image = r->tiles->rows * cols;
+    const int64_t end = r->first + r->count - 1; // the last tile
+    const int64_t top = r->first % image / cols * form->rows->tile - r->padding[0];
+    const int64_t bottom = end % image / cols * form->rows->tile - r->padding[0] + form->rows->window;
+    span s = {(r->first / image * h + cpu_max(0, top)) * w, (end / image * h + cpu_min(h, bottom)) * w};
+    if (form->rows->window == 1) {
+        s.first += cpu_max(0, r->first % cols * form->cols->tile - r->padding[1]);
+        s.last -= cpu_max(0, w - (end % cols * form->cols->tile - r->padding[1] + form->cols->window));
+    }
+    return s;
+}
+
+int64_t wino_span_most(const wino_form *form, const hd_conv_args *a, const wino_tiles *tiles, int64_t block) {
+    int64_t most = 0;
+    for (int64_t tile = 0; a->norm && tile < tiles->count; tile += block) {
+        const span s = span_of(
+            form,
+            &(wino_run){&a->x, {a->padding[0], a->padding[1]}, tiles, tile, cpu_min(block, tiles->count - tile), 0, 0});
+        most = cpu_max(most, s.last - s.first);
+    }
+    return most;
+}
+
+void wino_input(const wino_form *form, const conv_normed *x, const wino_run *r, const wino_planes *planes,
+                const float *zeros, float *room) {
+    if (!x->scale) {
+        form->input(r, planes, zeros);
+        return;
+    }
+    const span s = span_of(form, r);
+    const int64_t h = r->view->shape[2], w = r->view->shape[3], c = r->channels;
+    conv_normed_pixels(x, s.first, s.last, r->channel, c, room);
+    hd_view view = *r->view; // of all pixels, of which only the span's are there
+    view.data = (void *)((uintptr_t)room - (uintptr_t)(s.first * c) * sizeof(float));
+    view.strides[0] = h * w * c, view.strides[2] = w * c, view.strides[3] = c;
+    wino_run run = *r;
+    run.view = &view;
+    run.channel = 0;
+    form->input(&run, planes, zeros);
+}
 
 // Weights ----------------------------------------------------------------------------------------------------------
 
@@ -73,6 +125,7 @@ static void transform_weights(const wino *w, int64_t panel, int64_t first, int64
 typedef struct {
     wino_planes source, result;
     float *zeros;           // [in]
+    float *normed;          // [pixels, in], where there is a norm
     int64_t *a_row, *c_row; // [block]
     cpu_segment *segments;
     int64_t segment_count;
@@ -81,7 +134,7 @@ typedef struct {
 static size_t room_bytes(const wino *w) {
     const int64_t in = wino_width(w->in), outs = cpu_min(wino_width(w->outs), w->panels_at_once * CPU_PANEL);
     return wino_planes_bytes(w->form, w->block, in) + wino_planes_bytes(w->form, w->block, outs) +
-           sizeof(float) * (size_t)in + sizeof(int64_t) * 2 * (size_t)w->block +
+           sizeof(float) * (size_t)(in + w->normed_floats) + sizeof(int64_t) * 2 * (size_t)w->block +
            sizeof(cpu_segment) * (size_t)cpu_parts(w->in, CPU_DEPTH);
 }
 
@@ -92,7 +145,8 @@ static wino_room lay_out(const wino *w, char *memory) {
     room.result = (wino_planes){(float *)memory, outs, wino_pitch(w->block, outs)};
     room.zeros = (float *)(memory + wino_planes_bytes(w->form, w->block, outs));
     memset(room.zeros, 0, sizeof(float) * (size_t)in);
-    room.a_row = (int64_t *)(room.zeros + in);
+    room.normed = room.zeros + in;
+    room.a_row = (int64_t *)(room.normed + w->normed_floats);
     room.c_row = room.a_row + w->block;
     room.segments = (cpu_segment *)(room.c_row + w->block);
     for (int64_t i = 0; i < w->block; i++) {
@@ -128,7 +182,7 @@ static void multiply(const wino *w, const wino_room *room, int64_t tiles, int64_
 static void run_block(const wino *w, const wino_room *room, int64_t block, int64_t first, int64_t last) {
     const int64_t tile = block * w->block, tiles = cpu_min(w->block, w->tiles.count - tile);
     const wino_run source = {w->source, {w->padding[0], w->padding[1]}, &w->tiles, tile, tiles, 0, w->in};
-    w->form->input(&source, &room->source, room->zeros);
+    wino_input(w->form, &w->normed, &source, &room->source, room->zeros, room->normed);
     for (int64_t panel = first; panel < last; panel += w->panels_at_once) {
         const int64_t end = cpu_min(last, panel + w->panels_at_once), channel = panel * CPU_PANEL;
         multiply(w, room, tiles, panel, end);
@@ -173,7 +227,6 @@ static void plan(wino *w) {
 }
 
 static hd_status run(wino *w) {
-    plan(w);
     w->packed = hd_alloc(sizeof(float) * (size_t)(wino_plane_count(w->form) * w->packed_pitch));
     if (!w->packed)
         return no_memory();
@@ -192,7 +245,7 @@ hd_status conv_winograd(const wino_form *form, const hd_conv_args *a, const floa
               .source = &a->x,
               .out = &a->y,
               .padding = {a->padding[0], a->padding[1]},
-              .in = a->x.shape[1],
+              .in = a->w.shape[1],
               .outs = a->y.shape[1],
               .weights = a->w.data,
               .tap_stride = {a->w.strides[2], a->w.strides[3]},
@@ -200,7 +253,12 @@ hd_status conv_winograd(const wino_form *form, const hd_conv_args *a, const floa
               .out_stride = a->w.strides[0],
               .bias = bias,
               .add = a->add.data ? &a->add : NULL};
-    return run(&w);
+    HD_CHECK(conv_normed_begin(a, &w.normed));
+    plan(&w);
+    w.normed_floats = wino_width(wino_span_most(form, a, &w.tiles, w.block) * w.in);
+    const hd_status status = run(&w);
+    conv_normed_end(&w.normed);
+    return status;
 }
 
 hd_status conv_dx_winograd(const wino_form *form, const hd_conv_args *a) {
@@ -215,5 +273,6 @@ hd_status conv_dx_winograd(const wino_form *form, const hd_conv_args *a) {
               .tap_stride = {-a->w.strides[2], -a->w.strides[3]},
               .in_stride = a->w.strides[0],
               .out_stride = a->w.strides[1]};
+    plan(&w);
     return run(&w);
 }

@@ -89,6 +89,14 @@ static inline wino_tiles wino_tiles_over(const wino_form *form, const hd_view *y
     return (wino_tiles){rows, cols, y->shape[0] * rows * cols};
 }
 
+// The most pixels that the windows of a block of tiles span; 0 where the convolution does not normalise what it reads.
+int64_t CPU_NAME(wino_span_most)(const wino_form *, const hd_conv_args *, const wino_tiles *, int64_t block);
+// form->input of the run; where there is a norm, of its pixels normalised in `room` [pixels of the span, channels].
+void CPU_NAME(wino_input)(const wino_form *, const conv_normed *, const wino_run *, const wino_planes *,
+                          const float *zeros, float *room);
+#define wino_span_most CPU_NAME(wino_span_most)
+#define wino_input CPU_NAME(wino_input)
+
 // Where x and y are channels-last, without groups, stride and dilation 1. bias is dense, or NULL.
 hd_status CPU_NAME(conv_winograd)(const wino_form *, const hd_conv_args *, const float *bias);
 hd_status CPU_NAME(conv_dx_winograd)(const wino_form *, const hd_conv_args *);

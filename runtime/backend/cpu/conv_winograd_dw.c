@@ -28,9 +28,11 @@ typedef struct {
     wino_tiles tiles;
     int64_t block, blocks; // tiles of a block, number of blocks
     int64_t parts, splits;
-    float *sums;   // [parts][planes] sums [in, width]
-    int64_t pitch; // from sum to sum
-    double *bias;  // [parts][outs] sums of dy, or NULL
+    float *sums;        // [parts][planes] sums [in, width]
+    int64_t pitch;      // from sum to sum
+    double *bias;       // [parts][outs] sums of dy, or NULL
+    conv_normed normed; // of x
+    int64_t pixels;     // of x that a task holds normalised
 } wino_dw;
 
 static hd_status no_memory(void) { return hd_fail(HD_ENOMEM, "conv_dw: no memory for the workspace"); }
@@ -40,12 +42,14 @@ typedef struct {
     wino_planes x, dy;
     float *zeros;           // as many as channels of x or dy
     float *bias;            // [width] sums of one block of dy
+    float *normed;          // [pixels, channels], where there is a norm
     int64_t *a_row, *c_row; // [channels]
 } wino_room;
 
 static size_t room_bytes(const wino_dw *d, int64_t channels) {
     return wino_planes_bytes(d->form, d->block, wino_width(channels)) + wino_planes_bytes(d->form, d->block, d->width) +
-           sizeof(float) * (size_t)(cpu_max(wino_width(channels), d->width) + d->width) +
+           sizeof(float) *
+               (size_t)(cpu_max(wino_width(channels), d->width) + d->width + wino_width(d->pixels * channels)) +
            sizeof(int64_t) * 2 * (size_t)channels;
 }
 
@@ -57,7 +61,8 @@ static wino_room lay_out(const wino_dw *d, int64_t channels, char *memory) {
     room.zeros = (float *)(memory + wino_planes_bytes(d->form, d->block, d->width));
     memset(room.zeros, 0, sizeof(float) * (size_t)zeros);
     room.bias = room.zeros + zeros;
-    room.a_row = (int64_t *)(room.bias + d->width);
+    room.normed = room.bias + d->width;
+    room.a_row = (int64_t *)(room.normed + wino_width(d->pixels * channels));
     room.c_row = room.a_row + channels;
     for (int64_t i = 0; i < channels; i++) {
         room.a_row[i] = i;
@@ -109,7 +114,7 @@ static hd_status run_task(const wino_dw *d, int64_t part, int64_t first, int64_t
     for (int64_t block = begin; block < end; block++) {
         const int64_t tile = block * d->block, tiles = cpu_min(d->block, d->tiles.count - tile);
         const wino_run x = {&a->x, {a->padding[0], a->padding[1]}, &d->tiles, tile, tiles, first, last - first};
-        d->form->input(&x, &room.x, room.zeros);
+        wino_input(d->form, &d->normed, &x, &room.x, room.zeros, room.normed);
         transform_dy(d, &room, tile, tiles, bias);
         add_block(d, &room, tiles, last - first, sums, block > begin);
     }
@@ -189,15 +194,18 @@ hd_status conv_dw_winograd(const wino_form *form, const hd_conv_args *a) {
     wino_dw d = {.form = form,
                  .planes = wino_plane_count(form),
                  .args = a,
-                 .in = a->x.shape[1],
+                 .in = a->w.shape[1],
                  .outs = a->y.shape[1],
                  .width = wino_width(a->y.shape[1])};
+    HD_CHECK(conv_normed_begin(a, &d.normed));
     plan(&d);
+    d.pixels = wino_span_most(form, a, &d.tiles, d.block);
     const size_t bias_count = a->b.data ? (size_t)(d.parts * d.outs) : 0;
     d.sums = hd_alloc(sizeof(float) * (size_t)(d.parts * d.planes * d.pitch));
     d.bias = bias_count > 0 ? hd_calloc(bias_count, sizeof(double)) : NULL;
     hd_status status = d.sums && (d.bias || bias_count == 0) ? run_all(&d) : no_memory();
     hd_free(d.bias);
     hd_free(d.sums);
+    conv_normed_end(&d.normed);
     return status;
 }

@@ -73,6 +73,7 @@ typedef int32_t vi __attribute__((vector_size(VF_LANES * 4)));
 #define cpu_conv_dw CPU_NAME(cpu_conv_dw)
 #define cpu_norm CPU_NAME(cpu_norm)
 #define cpu_norm_back CPU_NAME(cpu_norm_back)
+#define cpu_norm_apply CPU_NAME(cpu_norm_apply)
 #define cpu_attention CPU_NAME(cpu_attention)
 #define cpu_attention_back CPU_NAME(cpu_attention_back)
 #define cpu_resize CPU_NAME(cpu_resize)
@@ -107,6 +108,10 @@ hd_status cpu_conv_dx(const hd_conv_args *);
 hd_status cpu_conv_dw(const hd_conv_args *);
 hd_status cpu_norm(const hd_norm_args *); // norm.c
 hd_status cpu_norm_back(const hd_norm_back_args *);
+// y = act(x scale[i] + shift[i]) at each position for the channels i < c; xs and ys from position to position.
+// Meanwhile `next` is fetched, which lies as x does (NULL: nothing).
+void cpu_norm_apply(const float *x, int64_t xs, float *y, int64_t ys, const float *scale, const float *shift, int64_t c,
+                    int64_t positions, hd_activation act, const float *next);
 hd_status cpu_attention(const hd_attention_args *); // attention.c
 hd_status cpu_attention_back(const hd_attention_back_args *);
 hd_status cpu_resize(const hd_resize_args *); // resize.c

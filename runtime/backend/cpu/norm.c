@@ -121,9 +121,8 @@ NORM_INLINE void apply_column(const float *x, int64_t xs, float *y, int64_t ys, 
     }
 }
 
-// y = act(x * scale[c] + shift[c]); meanwhile `next` is fetched, which lies as x does (NULL: nothing).
-static void apply_channels(const float *x, int64_t xs, float *y, int64_t ys, const float *scale, const float *shift,
-                           int64_t c, int64_t positions, hd_activation act, const float *next) {
+void cpu_norm_apply(const float *x, int64_t xs, float *y, int64_t ys, const float *scale, const float *shift, int64_t c,
+                    int64_t positions, hd_activation act, const float *next) {
     for (int64_t p = 0; p < positions; p += ROWS) {
         const int64_t rows = min64(ROWS, positions - p);
         FOR_COLUMNS(i, count, c,
@@ -183,8 +182,9 @@ static hd_status norm_channels(const hd_norm_args *a) {
         const int64_t c0 = t % cut.blocks * cut.block, c = min64(cut.block, a->x.shape[1] - c0);
         const scratch s = scratch_at(space, t, cut.block);
         group_statistics(a, t / cut.blocks, c0, c, s);
-        apply_channels(block_at(&a->x, &cut, t), a->x.strides[2], block_at(&a->y, &cut, t), a->y.strides[2], s.f[0],
-                       s.f[1], c, a->x.shape[2], a->act, block_after(&a->x, &cut, t));
+        if (a->y.data)
+            cpu_norm_apply(block_at(&a->x, &cut, t), a->x.strides[2], block_at(&a->y, &cut, t), a->y.strides[2], s.f[0],
+                           s.f[1], c, a->x.shape[2], a->act, block_after(&a->x, &cut, t));
     }
     hd_free(space);
     return HD_OK;
@@ -396,14 +396,14 @@ static void norm_row(const hd_norm_args *a, int64_t n) {
     const int64_t width = a->x.shape[1] / a->groups;
     for (int64_t g = 0; g < a->groups; g++) {
         const float *x = image(&a->x, n) + g * width;
-        float *y = image(&a->y, n) + g * width;
+        float *y = a->y.data ? image(&a->y, n) + g * width : NULL;
         const float *w = a->w.data ? (const float *)a->w.data + g * width : NULL;
         const float *b = a->b.data ? (const float *)a->b.data + g * width : NULL;
         const float mean = a->rms ? 0 : (float)(run_sum(x, 0, width, false) / (double)width);
         const float rstd = (float)(1 / sqrt(run_sum(x, mean, width, true) / (double)width + a->eps));
         ((float *)a->mean.data)[n * a->mean.strides[0] + g * a->mean.strides[1]] = mean;
         ((float *)a->rstd.data)[n * a->rstd.strides[0] + g * a->rstd.strides[1]] = rstd;
-        VF_LOOP(i, count, width) {
+        VF_LOOP(i, count, y ? width : 0) {
             vf z = (vf_load_n(x + i, count) - mean) * rstd;
             z = w ? z * vf_load_n(w + i, count) : z;
             z = b ? z + vf_load_n(b + i, count) : z;
@@ -528,7 +528,7 @@ static double silu_slope_any(double z) {
         const double rstd = 1 / sqrt(variance / m + a->eps);                                                           \
         AT2(type, a->mean, n, g) = (type)mean;                                                                         \
         AT2(type, a->rstd, n, g) = (type)rstd;                                                                         \
-        for (int64_t c = c0; c < c0 + width; c++) {                                                                    \
+        for (int64_t c = c0; c < c0 + width && a->y.data; c++) {                                                       \
             const double w = AT1(type, a->w, c, 1), b = AT1(type, a->b, c, 0);                                         \
             for (int64_t p = 0; p < positions; p++) {                                                                  \
                 const double z = ((double)AT3(type, a->x, n, c, p) - mean) * rstd * w + b;                             \

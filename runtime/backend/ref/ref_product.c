@@ -55,7 +55,7 @@ static void conv_sum(const hd_conv_args *a, double *x, double *w, double *y, con
                 for (int64_t r = 0; r < ws[2]; r++)
                     for (int64_t oh = 0; oh < ys[2]; oh++) {
                         const int64_t ih = oh * a->stride[0] - a->padding[0] + r * a->dilation[0];
-                        const int64_t in_channel = n * xs[1] + k / per_group * ws[1] + c;
+                        const int64_t in_channel = n * ws[1] * a->groups + k / per_group * ws[1] + c;
                         if (ih >= 0 && ih < xs[2])
                             conv_row(a, x + (in_channel * xs[2] + ih) * xs[3],
                                      w + ((k * ws[1] + c) * ws[2] + r) * ws[3],
@@ -63,10 +63,39 @@ static void conv_sum(const hd_conv_args *a, double *x, double *w, double *y, con
                     }
 }
 
+// One channel of one image, normalised.
+static void normalised_plane(const hd_conv_norm *m, const double *from, int64_t plane, double mean, double rstd,
+                             double weight, double bias, double *to) {
+    for (int64_t i = 0; i < plane; i++) {
+        const double z = (from[i] - mean) * rstd * weight + bias;
+        to[i] = m->act == HD_ACT_SILU ? z * ref_sigmoid(z) : z;
+    }
+}
+
+// What is convolved, in row-major order: x, or where there is a norm x joined to `more` and normalised.
+static double *conv_input(ref_scratch *s, const hd_conv_args *a) {
+    const hd_conv_norm *m = a->norm;
+    double *x = ref_in(s, &a->x);
+    if (!m)
+        return x;
+    const int64_t n = a->x.shape[0], own = a->x.shape[1], channels = a->w.shape[1], others = channels - own;
+    const int64_t plane = a->x.shape[2] * a->x.shape[3];
+    const double *more = ref_in(s, &m->more), *mean = ref_in(s, &m->mean), *rstd = ref_in(s, &m->rstd);
+    const double *w = ref_in(s, &m->w), *b = ref_in(s, &m->b);
+    double *joined = ref_doubles(s, n * channels * plane);
+    for (int64_t i = 0; !s->failed && i < n * channels; i++) {
+        const int64_t c = i % channels, g = i / channels * m->groups + c * m->groups / channels;
+        const double *from =
+            c < own ? x + (i / channels * own + c) * plane : more + (i / channels * others + c - own) * plane;
+        normalised_plane(m, from, plane, mean[g], rstd[g], w ? w[c] : 1, b ? b[c] : 0, joined + i * plane);
+    }
+    return joined;
+}
+
 hd_status ref_conv(const hd_conv_args *a) {
     const int64_t size = hd_view_numel(&a->y), plane = a->y.shape[2] * a->y.shape[3];
     ref_scratch s = {0};
-    double *x = ref_in(&s, &a->x), *w = ref_in(&s, &a->w), *b = ref_in(&s, &a->b), *y = ref_doubles(&s, size);
+    double *x = conv_input(&s, a), *w = ref_in(&s, &a->w), *b = ref_in(&s, &a->b), *y = ref_doubles(&s, size);
     const double *add = ref_in(&s, &a->add);
     if (s.failed)
         return ref_end(&s);
@@ -90,7 +119,7 @@ hd_status ref_conv_dx(const hd_conv_args *a) {
 hd_status ref_conv_dw(const hd_conv_args *a) {
     const int64_t size = hd_view_numel(&a->y), channels = a->y.shape[1], plane = a->y.shape[2] * a->y.shape[3];
     ref_scratch s = {0};
-    double *x = ref_in(&s, &a->x), *dy = ref_in(&s, &a->y);
+    double *x = conv_input(&s, a), *dy = ref_in(&s, &a->y);
     double *dw = ref_doubles(&s, hd_view_numel(&a->w)), *db = ref_doubles(&s, channels);
     if (s.failed)
         return ref_end(&s);
