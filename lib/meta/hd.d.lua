@@ -749,6 +749,11 @@ hd.metrics = {}
 ---@overload fun(): hd.metrics.Features
 hd.metrics.Features = {}
 
+--- The class that the classifier behind the features sees in each picture.
+---@param x hd.Tensor  [n, channels, height, width], u8, or f32 in [-1, 1]
+---@return hd.Tensor  [n] i64, from 1
+function hd.metrics.Features:classify(x) end
+
 --- Write them, whole or not at all.
 ---@param path string  .safetensors
 ---@return boolean? done  true, or nil and a message

@@ -124,7 +124,7 @@ end)
 
 describe("hdlua -m compare", function()
   local COMMAND = "$H -m compare --data shapes --size 8 --width 16 --steps 3 --samples 500 --sample-steps 1 --seeds 1 "
-    .. "--points 1 --resamples 2 --feature-steps 4 --arms flat,cascade --threads 1 --out r"
+    .. "--points 1 --resamples 2 --feature-steps 4 --arms flat,cascade --by-class --threads 1 --out r"
 
   it("measures every arm once, goes on where it was, and says what it found", function()
     local out, code = sandbox.shell(COMMAND)
@@ -132,6 +132,7 @@ describe("hdlua -m compare", function()
     local page, lines = sandbox.read "r/shapes.md", sandbox.read "r/shapes.tsv"
     assert.truthy(page:find("| flat | 1 |", 1, true) and page:find("| cascade | 1 |", 1, true))
     assert.truthy(page:find("hdfd-shapes-v1", 1, true))
+    assert.truthy(lines:find("by_class=true", 1, true))
     for _, name in ipairs { "shapes-flat.png", "shapes-cascade.png", "shapes-minutes.png" } do
       assert.truthy(sandbox.read("r/" .. name), name)
     end
@@ -160,8 +161,9 @@ describe("hdlua -m compare", function()
   it("refuses options that make no study", function()
     for words, expected in next, { -- order free: separate runs
       ["--arms flat,upwards"] = "got 'upwards'", ["--samples 499"] = "expected at least 500",
-      ["--minutes 1 --steps 3"] = "give one of them", ["--data nothing"] = "expected emoji",
+      ["--minutes 1 --steps 3"] = "give one of them", ["--guidance 1"] = "is for drawing --by-class",
       ["--size 10 --data shapes"] = "a side that 4 divides", ["--seeds 0"] = "--seeds is wrong",
+      ["--data nothing"] = "expected emoji",
     } do
       local out, code = sandbox.shell("$H -m compare --out r " .. words)
       assert.are.equal(1, code, out)

@@ -364,6 +364,8 @@ describe("features", function()
     assert.are.equal("hdfd-shapes-v1", trained.name)
     assert.are.same({ 5, 48, 3, 8 }, { trained.classes, trained.dim, trained.channels, trained.size })
     assert.is_true(trained.accuracy > 0.35, tostring(trained)) -- of five
+    local right = trained:classify(set.x):eq(set.labels):to "f32":mean():item()
+    assert.is_true(right > 0.35)
     local f = trained(set)
     assert.are.same({ 2 * N, 48 }, f:shape())
     assert.is_true(f:mean(1):abs():amax():item() < 0.3)

@@ -84,20 +84,34 @@ function Features:init(net, mean, std, about)
   self.name, self.task, self.dim = about.name, about.task, 6 * about.width
 end
 
---- Features of pictures.
----@param x hd.Tensor|hd.data.Set  [n, channels, height, width], u8, or f32 in [-1, 1]
----@param opts? { batch: integer }  how many at once (256)
----@return hd.Tensor  [n, dim] f32
-function Features:__call(x, opts)
-  local o = check.options("features", opts, { { "batch", "integer", 256 } })
+-- Pictures of a tensor or a set, or an error.
+local function check_pictures(self, x)
   if type(x) == "table" and check.is_tensor(x.x) then x = x.x end
   check.arg("features", "x", x, "tensor")
   if x:dim() ~= 4 or x:size(2) ~= self.channels or x:size(3) < 4 or x:size(4) < 4 then
     check.fail("features", "x is wrong: got %s, expected [n,%d,h,w] of at least 4x4 pixels", check.show(x),
       self.channels)
   end
+  return x
+end
+
+--- Features of pictures.
+---@param x hd.Tensor|hd.data.Set  [n, channels, height, width], u8, or f32 in [-1, 1]
+---@param opts? { batch: integer }  how many at once (256)
+---@return hd.Tensor  [n, dim] f32
+function Features:__call(x, opts)
+  local o = check.options("features", opts, { { "batch", "integer", 256 } })
   local _ <close> = core.no_grad()
-  return (extract(self.net, x, math.max(1, o.batch)) - self.mean) / self.std
+  return (extract(self.net, check_pictures(self, x), math.max(1, o.batch)) - self.mean) / self.std
+end
+
+--- The class that the classifier behind the features sees in each picture.
+---@param x hd.Tensor  [n, channels, height, width], u8, or f32 in [-1, 1]
+---@return hd.Tensor  [n] i64, from 1
+function Features:classify(x)
+  local _ <close> = core.no_grad()
+  local last = extract(self.net, check_pictures(self, x), 256):narrow(2, 2 * self.width + 1, 4 * self.width)
+  return self.net.score(last):argmax(2)
 end
 
 --- Write them, whole or not at all.
@@ -277,6 +291,6 @@ function features.load(path)
 end
 
 features.Features = Features
-class.guard(Features, { "save" })
+class.guard(Features, { "classify", "save" })
 
 return features

@@ -31,8 +31,9 @@ end
 local args = hd.args({
   data = "emoji", size = 32, name = hd.args.string, arms = table.concat(REGIMES, ","), seeds = 3,
   minutes = hd.args.number, tflop = hd.args.number, steps = hd.args.integer, batch = 32, width = 32, lr = 2e-3,
-  predict = { "edm", "v" }, flip = { "auto", "yes", "no" }, samples = 2000, sample_steps = 18, points = 3,
-  resamples = 10, features = hd.args.string, feature_steps = 1500, out = "docs/results",
+  predict = { "edm", "v" }, flip = { "auto", "yes", "no" }, by_class = false, guidance = hd.args.number,
+  samples = 2000, sample_steps = 18, points = 3, resamples = 10, features = hd.args.string, feature_steps = 1500,
+  out = "docs/results",
 }, {
   "Compare flat and hierarchical diffusion at equal cost.",
   data = "emoji, shapes, cifar10:DIR, folder:DIR or idx:IMAGES,LABELS", size = "pixels of a side",
@@ -41,7 +42,9 @@ local args = hd.args({
   tflop = "budget: TFLOP of training instead", steps = "budget: the FLOPs of so many steps of the flat arm instead",
   batch = "pictures in a step", width = "of the flat arm's network; the others follow", lr = "highest learning rate",
   predict = "what all networks predict", flip = "mirror half of the pictures; auto: not those of idx",
-  samples = "pictures drawn for each figure, 500 at least", sample_steps = "Heun steps of the flat arm",
+  by_class = "all networks are told the labels, and as many pictures of each class are drawn",
+  guidance = "of drawing by class", samples = "pictures drawn for each figure, 500 at least",
+  sample_steps = "Heun steps of the flat arm",
   points = "at how many shares of the budget it is measured: 1, 1/2, 1/4 ...; 1: no curves",
   resamples = "random halves behind each interval", features = "file of `hdlua -m features`",
   feature_steps = "training steps of the features where none are given", out = "folder of the results",
@@ -83,15 +86,20 @@ local function check_args()
     fail("--samples is wrong: got %d, expected at least %d", args.samples, hd.metrics.least)
   end
   if args.resamples < 2 then fail("--resamples is wrong: got %d, expected at least 2", args.resamples) end
+  if args.guidance and not args.by_class then fail "--guidance is for drawing --by-class" end
   if (args.minutes or args.tflop or args.steps) <= 0 then fail "the budget is wrong: expected more than 0" end
 end
 
+-- Where data and files lie is nobody's business: "cifar10:/home/me/cifar10" becomes "cifar10:cifar10".
+local function without_folders(text) return (text:gsub("[^%s,:]*/", "")) end
+
 -- What a finished cell depends on: another value makes another study.
-local function settings_text(features)
-  local words = {}
+local function settings_text(features, set)
+  local words = { ("pictures=%d"):format(#set) }
   for _, key in ipairs { "data", "size", "minutes", "tflop", "steps", "batch", "width", "lr", "predict", "flip",
-    "samples", "sample_steps", "points", "resamples" } do
-    if args[key] ~= nil then words[#words + 1] = ("%s=%s"):format(key, tostring(args[key])) end
+    "by_class", "guidance", "samples", "sample_steps", "points", "resamples" } do
+    local value = args[key]
+    if value ~= nil then words[#words + 1] = ("%s=%s"):format(key, without_folders(tostring(value))) end
   end
   if args.minutes then words[#words + 1] = "threads=" .. hd.threads() end -- wall clock buys more with more
   words[#words + 1] = ("features=%s/%d/%.4f"):format(features.name, features.steps, features.accuracy)
@@ -100,7 +108,7 @@ end
 
 local function command_text()
   local words = { "hdlua -m compare" }
-  for _, word in ipairs(arg) do words[#words + 1] = word end
+  for _, word in ipairs(arg) do words[#words + 1] = without_folders(word) end
   return table.concat(words, " ")
 end
 
@@ -129,18 +137,20 @@ end
 local ARM = "%-10s %9d parameters (%+.1f %%), %.2f GFLOP a step, %d sampling steps: %d calls, %.2f GFLOP a picture"
 
 -- The arms with equal parameters and costs.
-local function make_arms(H, set)
-  local x = set:batches { size = args.batch, seed = 0, prefetch = 0 }()
-  local flat = { name = "flat", regime = "flat", options = { regime = "flat", width = args.width } }
+local function make_arms(H, set, classes)
+  local x, labels = set:batches { size = args.batch, seed = 0, prefetch = 0 }()
+  local by_class = classes and { labels = 1, guidance = args.guidance } or nil
+  local flat = { name = "flat", regime = "flat", options = arms.options(H, "flat", args.width, nil, classes) }
   local list = { flat }
   for _, regime in ipairs(args.arms) do
     if regime ~= "flat" then list[#list + 1] = { name = regime, regime = regime } end
   end
   for _, arm in ipairs(list) do
-    arm.options = arm.options or arms.options(H, arm.regime, args.width, flat.parameters)
+    arm.options = arm.options or arms.options(H, arm.regime, args.width, flat.parameters, classes)
     local models = H:models(arm.options)
     arm.parameters = models:num_parameters()
-    arm.step_flops, arm.sampling = arms.step_flops(H, models, x), arms.sampling(H, models)
+    arm.step_flops = arms.step_flops(H, models, x, classes and labels)
+    arm.sampling = arms.sampling(H, models, by_class)
     arm.sample_steps = arm == flat and args.sample_steps or arm.sampling.steps(flat.sampling.flops(args.sample_steps))
     local budget = args.tflop and args.tflop * 1e12 or (args.steps or 0) * flat.step_flops
     arm.steps = math.max(1, math.floor(budget / arm.step_flops + 0.5))
@@ -186,23 +196,38 @@ local function write_report(store, list, stem, name, features)
   assert(core.file_write(stem .. ".md", page))
 end
 
-local function run()
-  check_args()
+-- The set, its name, how many classes it has where pictures are drawn by class, and its hierarchy.
+local function open_data()
   local set, message = hd.data.open(args.data, { size = args.size })
   if not set then fail("%s", message) end
   if #set < hd.metrics.least then fail("%s: expected at least %d pictures", tostring(set), hd.metrics.least) end
-  local name = args.name or set.name:gsub("%s.*$", ""):gsub("[^%w_-]", "")
+  if args.by_class and not set.labels then fail("--by-class needs labels: %s has none", tostring(set)) end
+  local classes = args.by_class and math.tointeger(set.labels:amax():item()) or nil
   local H
   H, message = arms.hierarchy(set, { predict = args.predict })
   if not H then fail("%s", message) end
-  assert(core.folder_make(args.out))
-  local features, stem = get_features(set, name), args.out .. "/" .. name
-  local store, list, real = Store(stem .. ".tsv", settings_text(features)), make_arms(H, set), some_real(set)
-  local study = {
+  local name = set.name:gsub("%s.*$", ""):gsub("[^%w_-]", "")
+  return set, args.name or name, classes, H
+end
+
+-- What all cells share.
+local function make_study(H, set, features, classes)
+  local real = some_real(set)
+  return {
     H = H, set = set, features = features, real = real, of_real = features(real), batch = args.batch, lr = args.lr,
     minutes = args.minutes, samples = args.samples, points = args.points, resamples = args.resamples, say = say,
+    classes = classes, guidance = args.guidance,
     flip = args.flip == "yes" or (args.flip == "auto" and args.data:sub(1, 4) ~= "idx:"),
   }
+end
+
+local function run()
+  check_args()
+  local set, name, classes, H = open_data()
+  assert(core.folder_make(args.out))
+  local features, stem = get_features(set, name), args.out .. "/" .. name
+  local store = Store(stem .. ".tsv", settings_text(features, set))
+  local list, study = make_arms(H, set, classes), make_study(H, set, features, classes)
   local halves = not store:has("real", 0) and cell.real(study)
   if halves then assert(store:append { halves }) end
   for seed = args.seed, args.seed + args.seeds - 1 do

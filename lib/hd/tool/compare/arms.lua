@@ -55,10 +55,10 @@ local LARGEST = 128 -- width of a network
 
 -- Widths that are multiples of `grain`, and the parameters of each level's network by width: counts[k][i], level i with
 -- widths[k]. Networks that are far too large are not made.
-local function level_counts(H, regime, target, grain)
+local function level_counts(H, regime, classes, target, grain)
   local widths, counts = {}, {}
   for width = 8, LARGEST, grain do
-    local models, row, least = H:models { regime = regime, width = width }, {}, math.huge
+    local models, row, least = H:models { regime = regime, width = width, classes = classes }, {}, math.huge
     for i, level in ipairs(H.levels) do
       row[i] = models:net(level.name):num_parameters()
       least = math.min(least, row[i])
@@ -116,17 +116,18 @@ end
 ---@param regime string
 ---@param width integer  of the flat arm
 ---@param target integer
+---@param classes integer?  how many labels the networks are told
 ---@return table
-function arms.options(H, regime, width, target)
-  if regime == "flat" then return { regime = regime, width = width } end
+function arms.options(H, regime, width, target, classes)
+  if regime == "flat" then return { regime = regime, width = width, classes = classes } end
   local by_level = {}
   for _, grain in ipairs { 8, 4 } do
-    local widths, counts = level_counts(H, regime, target, grain)
+    local widths, counts = level_counts(H, regime, classes, target, grain)
     local choice, miss = arms.choose(widths, counts, target)
     for i, level in ipairs(H.levels) do by_level[level.name] = widths[choice[i]] end
     if miss <= 0.015 then break end
   end
-  return { regime = regime, width = by_level }
+  return { regime = regime, width = by_level, classes = classes }
 end
 
 -- Cost ------------------------------------------------------------------------------------------------------------
@@ -142,11 +143,12 @@ end
 ---@param H hd.hierarchy.Hierarchy
 ---@param models hd.hierarchy.Models
 ---@param x hd.Tensor
+---@param labels hd.Tensor?
 ---@return number
-function arms.step_flops(H, models, x)
+function arms.step_flops(H, models, x, labels)
   local before = core.rng_state()
   local flops = flops_of(function()
-    local loss = H:loss(models, x)
+    local loss = H:loss(models, x, labels and { labels = labels })
     loss:backward()
   end)
   models:zero_grad()
@@ -155,23 +157,25 @@ function arms.step_flops(H, models, x)
 end
 
 -- FLOPs and calls of networks for one sample with so many steps.
-local function sample_cost(H, models, steps)
-  local calls = 0
+local function sample_cost(H, models, steps, opts)
+  local calls, sampling = 0, { steps = steps }
+  for key, value in next, opts do sampling[key] = value end -- order free: separate keys
   local counting = setmetatable({ net = function(_, name)
     calls = calls + 1
     return models:net(name)
   end }, { __index = models })
-  local flops = flops_of(function() H:sample(counting, 1, { steps = steps }) end)
+  local flops = flops_of(function() H:sample(counting, 1, sampling) end)
   return flops, calls
 end
 
 --- What sampling costs as a function of the number of steps, on a line through two measured points.
 ---@param H hd.hierarchy.Hierarchy
 ---@param models hd.hierarchy.Models
+---@param opts? table  further options of H:sample
 ---@return table  flops(steps), calls(steps) of one sample, and steps(flops), the number that comes nearest
-function arms.sampling(H, models)
-  local f2, c2 = sample_cost(H, models, 2)
-  local f3, c3 = sample_cost(H, models, 3)
+function arms.sampling(H, models, opts)
+  local f2, c2 = sample_cost(H, models, 2, opts or {})
+  local f3, c3 = sample_cost(H, models, 3, opts or {})
   return {
     flops = function(steps) return f2 + (f3 - f2) * (steps - 2) end,
     calls = function(steps) return c2 + (c3 - c2) * (steps - 2) end,

@@ -44,10 +44,22 @@ function cell.figures(study, made)
   return r
 end
 
+-- Options of H:sample for n pictures; by class each class in turn.
+local function sampling(study, n, steps, seed)
+  local labels = study.classes and hd.arange(0, n - 1) % study.classes + 1 or nil
+  return { seed = seed, steps = steps, labels = labels, guidance = study.guidance }
+end
+
+-- The share of pictures in which the classifier behind the features sees the class that was asked for.
+local function recognised(study, made, labels)
+  if not labels or study.features.classes ~= study.classes then return nil end
+  return study.features:classify(made):eq(labels):to "f64":mean():item()
+end
+
 local function sampled(study, arm, models, steps, seed)
-  local start = hd.clock()
-  local made = study.H:sample(models, study.samples, { seed = 1000 + seed, steps = steps }):clamp(-1, 1)
-  local record = { sample_seconds = hd.clock() - start }
+  local start, opts = hd.clock(), sampling(study, study.samples, steps, 1000 + seed)
+  local made = study.H:sample(models, study.samples, opts):clamp(-1, 1)
+  local record = { sample_seconds = hd.clock() - start, recognised = recognised(study, made, opts.labels) }
   for name, value in next, cell.figures(study, made) do record[name] = value end -- order free: separate keys
   record.sample_steps, record.calls = steps, arm.sampling.calls(steps)
   record.sample_gflop = arm.sampling.flops(steps) * 1e-9
@@ -58,7 +70,8 @@ end
 local function chain_gaps(study, arm, models, seed)
   if arm.regime ~= "cascade" then return nil end
   local some = study.real:narrow(1, 1, metrics.least)
-  local gaps = metrics.chain_gap(study.H, models, some, { seed = seed, sample = { steps = arm.sample_steps } })
+  local opts = sampling(study, metrics.least, arm.sample_steps, seed)
+  local gaps = metrics.chain_gap(study.H, models, some, { seed = seed, sample = opts })
   local words = {}
   for _, name in ipairs(study.H:level_names()) do
     if gaps[name] then words[#words + 1] = ("%s:%.4f"):format(name, gaps[name].gap) end
@@ -97,7 +110,8 @@ local function trainer(study, arm, seed)
     local _ <close> = hd.scope()
     local start, share = hd.clock(), state.share()
     for _, group in ipairs(opt.groups) do group.lr = study.lr * rate(state.steps + 1, share) end
-    local loss = study.H:loss(models, (batches()))
+    local x, labels = batches()
+    local loss = study.H:loss(models, x, study.classes and { labels = labels })
     opt:zero_grad()
     loss:backward()
     hd.optim.clip_grad_norm_(params, 1)

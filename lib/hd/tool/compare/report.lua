@@ -83,7 +83,8 @@ local function main_row(arm, r)
   return { arm, #r, number(of(r, "parameters"), "%.0f"), number(of(r, "steps"), "%.0f"),
     number(of(r, "minutes"), "%.2f"), number(of(r, "tflop"), "%.3g"), number(of(r, "sample_gflop"), "%.2f"),
     number(of(r, "sample_seconds"), "%.0f"), with_interval(r, "frechet", "%.2f"), with_interval(r, "kernel", "%.3f"),
-    number(of(r, "precision"), "%.2f"), number(of(r, "recall"), "%.2f"), number(of(r, "two_sample"), "%.2f") }
+    number(of(r, "precision"), "%.2f"), number(of(r, "recall"), "%.2f"), number(of(r, "two_sample"), "%.2f"),
+    number(of(r, "recognised"), "%.2f") }
 end
 
 local function detail_row(arm, r)
@@ -140,7 +141,8 @@ end
 ---@return string
 function report.page(store, about)
   local main = { { "arm", "seeds", "parameters", "steps", "minutes", "TFLOP of training", "GFLOP a picture",
-    "s for all pictures", "Fréchet distance", "kernel distance", "precision", "recall", "two-sample accuracy" } }
+    "s for all pictures", "Fréchet distance", "kernel distance", "precision", "recall", "two-sample accuracy",
+    "class recognised" } }
   local detail = { { "arm", "sliced W.", "sliced W. of levels", "spectrum, dB", "mean shift", "band energy", "copies",
     "chain gap" } }
   local list = ends(store, { "real", table.unpack(about.arms) })

@@ -11,7 +11,7 @@ Store.columns = {
   "arm", "seed", "point", "share", "parameters", "steps", "minutes", "tflop", "sample_steps", "calls", "sample_gflop",
   "sample_seconds", "samples", "frechet", "frechet_low", "frechet_high", "kernel", "kernel_low", "kernel_high",
   "precision", "recall", "two_sample", "sliced", "spectrum", "mean_shift", "bands", "copies", "levels", "chain_gap",
-  "features", "settings",
+  "recognised", "features", "settings",
 }
 local TEXTS = { arm = true, point = true, bands = true, levels = true, chain_gap = true, features = true,
   settings = true }
