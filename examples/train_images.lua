@@ -108,6 +108,11 @@ if args.samples > 0 then
   run:say(("drawing %d pictures"):format(args.samples))
   local x, levels = draw(args.samples)
   run:preview(x, levels)
+  local drift = H:drift(x)
+  for _, name in ipairs(H:level_names()) do
+    run:say(("%s: mean off by %.2f standard deviations, %.2f of the real energy"):format(name, drift[name].mean,
+      drift[name].energy))
+  end
   x = x:clamp(-1, 1)
   assert(hd.save(args.out .. "/samples.npy", x))
   local shown = math.min(64, args.samples)

@@ -485,6 +485,8 @@ describe("regimes", function()
     assert.matches("level 'textures' is not done at progress 0: got time 0.5",
       refused(function(u) return { shapes = u, colours = u, textures = 0.5 + u / 2 } end))
     assert.matches("lag is wrong: got 2", message(H.sample, H, free, 1, { lag = 2 }))
+    assert.matches("own clocks need networks of the regime 'free': got 'cascade'", message(H.sample, H,
+      H:models { width = 8 }, 1, { clocks = function(u) return { shapes = u, colours = u, textures = u } end }))
   end)
 end)
 
@@ -664,6 +666,19 @@ describe("training options", function()
       return select(2, own:loss(models, x, { rng = core.rng(1) })).shapes
     end
     assert.is_true(loss_of "huber" < 0.5 * loss_of "mse" + 1e-6)
+  end)
+
+  it("means may have a path of their own", function()
+    local own = hierarchy.new { split = H.split_fn, join = H.join_fn, shape = { 3, 8, 8 }, levels = {
+      { name = "shapes", mean_bypass = true }, { name = "colours" }, { name = "textures" } } }:fit_stats(set)
+    local models = random_models(own)
+    own:loss(models, x, { rng = core.rng(1) }):backward()
+    for name, p in models:named_parameters() do
+      -- a bias that all positions share is the mean's, which the path gives instead
+      local wanted = name ~= "shapes.net.conv_out.bias"
+      assert.are.equal(wanted, p:grad():abs():amax():item() > 1e-6, name)
+    end
+    assert.are.equal("2,3,8,8", shape_of(own:sample(models, 2, { steps = 2 })))
   end)
 
   it("networks are made and trained a level at a time, with groups for optimizers", function()

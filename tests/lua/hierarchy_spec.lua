@@ -252,6 +252,18 @@ describe("other levels", function()
     assert.is_true(H:check(randn { 3, 1, 16 }) < 1e-6)
   end)
 
+  it("that hold more than x are limited without being changed otherwise", function()
+    local split, join = hierarchy.summary(signal().split_fn, signal().join_fn,
+      { plan = function(x) return x:mean(3, true) * 3 end })
+    local H = hierarchy.new { split = split, join = join, shape = { 1, 16 }, range = { -1, 1 }, t_aug_sample = 0,
+      levels = { { name = "plan" }, { name = "low" }, { name = "high" } } }
+    local models = H:models { net = function() return function(z) return z * 0 end end }
+    local z = {}
+    H:sample(models, 8, { steps = 2, on_level = function(name, value) z[name] = value end })
+    assert.is_true(z.plan:abs():amax():item() > 0.1) -- that of zeros is 0
+    assert.is_true(H:join(z):abs():amax():item() < 2.001) -- the last level alone gives way: 1 beyond at most
+  end)
+
   it("learned ones are exact before and after learning", function()
     core.seed(1)
     local auto = hierarchy.autoencoder { channels = 1, code = 2, width = 8 }

@@ -103,24 +103,29 @@ local function joined(self, x0, state, rest)
   return self:join(z)
 end
 
--- x back into those levels that are estimated.
-local function parts_of(self, x, x0)
-  if x0.flat then return { flat = self:standardise("flat", x) } end
-  local z, out = self:split(x), {}
-  for name in next, x0 do out[name] = self:standardise(name, z[name]) end -- order free: separate keys
+-- Estimates after their x, `before`, was changed to `after`: the levels of that, or, where levels hold more than x does
+-- and are not the split of what they join to, themselves with the change of the levels.
+local function changed(self, x0, before, after)
+  if x0.flat then return { flat = self:standardise("flat", after) } end
+  local z, old, out = self:split(after), self.redundant and self:split(before), {}
+  for name, own in next, x0 do -- order free: separate keys
+    out[name] = self:standardise(name, z[name])
+    if old then out[name] = own + out[name] - self:standardise(name, old[name]) end
+  end
   return out
 end
 
 -- Estimates held to the range that the data have. White stays white: what a coarse level misses of it no finer one
 -- could mend.
 local function limited(self, x0, state)
-  return parts_of(self, joined(self, x0, state):clamp(self.range[1], self.range[2]), x0)
+  local x = joined(self, x0, state)
+  return changed(self, x0, x, x:clamp(self.range[1], self.range[2]))
 end
 
 -- Estimates whose known part is known: in x, where the mask is 1.
 local function with_known(self, x0, state, o)
   local x = joined(self, x0, state, o.inpaint.levels)
-  return parts_of(self, x + (o.inpaint.x - x) * o.inpaint.mask, x0)
+  return changed(self, x0, x, x + (o.inpaint.x - x) * o.inpaint.mask)
 end
 
 --- The estimates of several levels that ask at the same time.

@@ -48,6 +48,7 @@ local LEVEL_OPTIONS = {
   { "predict", prediction.kinds, "edm" }, { "context", "table" }, { "steps", "integer", 18 }, { "weight", "number", 1 },
   { "vocab", "integer" }, { "frame", "table" }, { "sampler", "callable" }, { "context_by", "string|table", "concat" },
   { "batch_share", "number", 1 }, { "loss", { "mse", "huber" }, "mse" }, { "guidance", "number|table" },
+  { "mean_bypass", "boolean", false },
 }
 
 -- Names that mean something else: the unsplit x, and fields of the models.
@@ -134,6 +135,7 @@ end
 --- network sees (default all coarser ones in a cascade, all others elsewhere), and context_by, how they enter: "concat"
 --- (default), "film" (pooled) or "attention", or { name = word }; steps (18), sampler (hd.sampler.heun) and guidance;
 --- weight of its loss (1), loss ("mse" or "huber") and batch_share, the part of each batch that it is trained on (1);
+--- mean_bypass: means over all positions by a path of their own, against colour casts of large pictures (false);
 --- frame { to =, from = }, an isometry into the coordinates in which the network works and its adjoint.
 ---
 --- The regime says when each level is noisy. With progress u from 1 (noise) to 0: "flat" x as a whole, "cascade" level
@@ -209,9 +211,12 @@ end
 local function remember_shapes(self, x, z)
   if self.shape then return end
   self.shape, self.shapes = table.move(x:shape(), 2, x:dim(), 1, {}), {}
+  local numbers = 0
   for _, level in ipairs(self.levels) do
     self.shapes[level.name] = table.move(z[level.name]:shape(), 2, z[level.name]:dim(), 1, {})
+    numbers = numbers + z[level.name]:numel()
   end
+  self.redundant = numbers ~= x:numel()
 end
 
 --- Split a batch into levels, in the data's own units.

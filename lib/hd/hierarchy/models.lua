@@ -6,6 +6,7 @@ local class = require "hd.class"
 local check = require "hd.check"
 local core = require "hd.core"
 local nn = require "hd.nn"
+local MeanBypass = require "hd.hierarchy.bypass"
 local weights = require "hd.nn.weights"
 
 ---@class hd.hierarchy.Models : hd.nn.Module
@@ -23,11 +24,10 @@ function Models:param_groups(settings)
   check.arg("models:param_groups", "settings", settings or {}, "table")
   local groups, known = {}, {}
   for i, name in ipairs(self.plan.nets) do
-    local net = self[name]
+    local net, heads = self[name], self.uncertainty
+    if heads and not self.share then heads = heads[name] end -- a shared network has the heads of all levels
     groups[i] = { params = type(net) == "table" and net:parameters() or {} } -- functions have none
-    if self.uncertainty and self.uncertainty[name] then
-      for _, p in ipairs(self.uncertainty[name]:parameters()) do table.insert(groups[i].params, p) end
-    end
+    for _, p in ipairs(heads and heads:parameters() or {}) do table.insert(groups[i].params, p) end
     known[name] = groups[i]
   end
   for name, own in next, settings or {} do -- order free: separate keys
@@ -43,10 +43,7 @@ function Models:param_groups(settings)
 end
 
 -- ln of the error that is to be expected at each time [n].
-function Models:uncertainty_of(level, time)
-  local head = self.uncertainty[self[level.name] and level.name or "shared"]
-  return head(time):squeeze(2)
-end
+function Models:uncertainty_of(level, time) return self.uncertainty[level.name](time):squeeze(2) end
 
 --- The network of a level ("flat" in the flat regime).
 ---@param name string
@@ -153,6 +150,12 @@ local function make_net(spec, o)
   return make_unet(spec, o)
 end
 
+-- The same, with means of its own where the level asks for it.
+local function make_level_net(level, spec, o)
+  local net = make_net(spec, o)
+  return level and level.mean_bypass and MeanBypass(net, spec.channels) or net
+end
+
 -- Width and depth of one network: a number for all, or { name = number }.
 local function net_options(o, name, spec)
   local width = type(o.width) == "table" and (o.width[name] or 64) or o.width
@@ -202,16 +205,15 @@ local function uncertainty_head()
   return nn.Sequential { nn.Timesteps(32), linear }
 end
 
--- Put in a network under its name, and what belongs to it.
-local function add_net(models, name, spec, o)
+-- Put in a network under its name, and the heads of the levels that it is for.
+local function add_net(models, name, spec, o, levels)
   spec.labels = o.classes and (spec.levels or 1) * (o.classes + 1) or spec.levels
-  models[name] = make_net(spec, net_options(o, name, spec))
+  models[name] = make_level_net(not models.share and levels[1], spec, net_options(o, name, spec))
   table.insert(models.plan.nets, name)
-  if models.uncertainty then models.uncertainty[name] = uncertainty_head() end
+  for _, level in ipairs(o.uncertainty and levels or {}) do models.uncertainty[level.name] = uncertainty_head() end
 end
 
 local function flat_spec(self)
-  self:flat_level()
   local shape = self.shape
   return { channels = shape[1], context = 0, times = 1, dims = #shape - 1,
     extents = table.move(shape, 2, #shape, 1, {}) }
@@ -251,6 +253,9 @@ return function(Hierarchy)
     if not self.shapes then
       check.fail("models", "the shapes of the levels are not known yet: call H:check(data) or H:fit_stats(data) before")
     end
+    if o.classes and o.classes < 1 then
+      check.fail("models", "classes is wrong: got %d, expected at least 1", o.classes)
+    end
     local models = Models()
     models.regime, models.classes = o.regime, o.classes
     local sees, ways = contexts(self, o.regime)
@@ -260,7 +265,7 @@ return function(Hierarchy)
     plan.options = { width = o.width, depth = o.depth, regime = o.regime, share = o.share, levels = o.levels,
       classes = o.classes, uncertainty = o.uncertainty, net = type(o.net) == "string" and o.net or nil }
     if o.regime == "flat" then
-      add_net(models, "flat", flat_spec(self), o)
+      add_net(models, "flat", flat_spec(self), o, { self:flat_level() })
       return models
     end
     local specs = {}
@@ -271,14 +276,14 @@ return function(Hierarchy)
       check_shareable(self)
       models.share, plan.places = true, self:level_names()
       local spec = shared_spec(specs)
-      add_net(models, "shared", spec, o)
+      add_net(models, "shared", spec, o, self.levels)
       plan.channels_in, plan.context_in = spec.channels, spec.context
       return models
     end
     local wanted = {}
     for _, name in ipairs(o.levels or self:level_names()) do wanted[self:level(name).name] = true end
     for i, level in ipairs(self.levels) do
-      if wanted[level.name] then add_net(models, level.name, specs[i], o) end
+      if wanted[level.name] then add_net(models, level.name, specs[i], o, { level }) end
     end
     return models
   end

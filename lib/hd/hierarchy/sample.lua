@@ -350,7 +350,11 @@ return function(Hierarchy)
       if o.clocks then o.regime = nil end
       return sample_batches(self, models, n, o)
     end
-    if models and not o.clocks then self:check_regime("H:sample", models, o.regime) end
+    if models and not o.clocks then
+      self:check_regime("H:sample", models, o.regime)
+    elseif models and o.clocks ~= self.clocks and models.regime ~= "free" then
+      check.fail("H:sample", "own clocks need networks of the regime 'free': got '%s'", models.regime)
+    end
     -- a cascade's networks were trained on a noisy context
     local cascade = (models and models.regime or o.regime) == "cascade"
     o.t_aug = o.t_aug or (cascade and self.t_aug_sample or 0)

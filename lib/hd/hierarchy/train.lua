@@ -139,7 +139,7 @@ return function(Hierarchy)
     if finest.kind == "mask" then check.fail("hierarchy", "the flat regime is for levels of kind gaussian") end
     return { name = "flat", kind = "gaussian", schedule = finest.schedule, predict = finest.predict, loss = finest.loss,
       context = {}, steps = finest.steps, weight = 1, batch_share = 1, index = 1, sampler = finest.sampler,
-      guidance = finest.guidance }
+      guidance = finest.guidance, mean_bypass = finest.mean_bypass }
   end
 
   -- Labels [n] of classes 1 to models.classes, or nil.
