@@ -9,6 +9,8 @@ local rng = {}
 
 ---@class hd.data.Batches
 
+---@class hd.hierarchy.MeanBypass : hd.nn.Module
+
 ---@class hd.hierarchy.Level
 ---@field name string
 ---@field kind string      "gaussian" or "mask"
@@ -376,6 +378,7 @@ hd.hierarchy = {}
 --- network sees (default all coarser ones in a cascade, all others elsewhere), and context_by, how they enter: "concat"
 --- (default), "film" (pooled) or "attention", or { name = word }; steps (18), sampler (hd.sampler.heun) and guidance;
 --- weight of its loss (1), loss ("mse" or "huber") and batch_share, the part of each batch that it is trained on (1);
+--- mean_bypass: means over all positions by a path of their own, against colour casts of large pictures (false);
 --- frame { to =, from = }, an isometry into the coordinates in which the network works and its adjoint.
 --- The regime says when each level is noisy. With progress u from 1 (noise) to 0: "flat" x as a whole, "cascade" level
 --- after level, "joint" all together, "staggered" in windows that overlap, "free" trained for any. An own regime is a

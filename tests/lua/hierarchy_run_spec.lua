@@ -675,8 +675,8 @@ describe("training options", function()
     own:loss(models, x, { rng = core.rng(1) }):backward()
     for name, p in models:named_parameters() do
       -- a bias that all positions share is the mean's, which the path gives instead
-      local wanted = name ~= "shapes.net.conv_out.bias"
-      assert.are.equal(wanted, p:grad():abs():amax():item() > 1e-6, name)
+      local most = p:grad():abs():amax():item()
+      if name == "shapes.net.conv_out.bias" then assert.near(0, most, 1e-6) else assert.is_true(most > 0, name) end
     end
     assert.are.equal("2,3,8,8", shape_of(own:sample(models, 2, { steps = 2 })))
   end)

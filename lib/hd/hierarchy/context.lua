@@ -102,7 +102,7 @@ local function all_times(models, own, names, times)
   if not models.share then
     for i, name in ipairs(names) do told[i + 1] = times[name] end
   else
-    for i, name in ipairs(models.plan.places) do told[i + 1] = times[name] or 0 end
+    for i, name in ipairs(models._plan.places) do told[i + 1] = times[name] or 0 end
   end
   return #told == 1 and own or told
 end
@@ -123,16 +123,16 @@ end
 ---@param seen { noisy: table, sigmas: table, times: table, labels: hd.Tensor? }
 ---@return hd.Tensor
 function context.predict(models, level, z, time, seen)
-  local frame, names = level.frame, models.plan.sees[level.name]
-  local x = frame and frame.to(z) or z
-  local parts = context.gather(names, models.plan.ways[level.name], seen.noisy, seen.sigmas, x, models.plan.token_width)
+  local frame, plan = level.frame, models._plan
+  local names, x = plan.sees[level.name], frame and frame.to(z) or z
+  local parts = context.gather(names, plan.ways[level.name], seen.noisy, seen.sigmas, x, plan.token_width)
   local cond = { context = parts.concat, vector = parts.film, tokens = parts.attention }
   local channels = x:size(2)
   cond.labels = labels_of(models, level, x:size(1), seen.labels)
   if models.share then
-    local width = models.plan.context_in
+    local width = plan.context_in
     if width > 0 then cond.context = padded(cond.context or x:narrow(2, 1, 1) * 0, width) end
-    x = padded(x, models.plan.channels_in)
+    x = padded(x, plan.channels_in)
   end
   local y = models:net(level.name)(x, all_times(models, time, names, seen.times), cond)
   if models.share then y = y:narrow(2, 1, channels) end
@@ -148,7 +148,7 @@ end
 ---@param seen { noisy: table, times: table, labels: hd.Tensor? }
 ---@return hd.Tensor
 function context.logits(models, level, z, time, seen)
-  local names, parts, before = models.plan.sees[level.name], {}, 0
+  local names, parts, before = models._plan.sees[level.name], {}, 0
   for i, name in ipairs(names) do
     parts[i] = seen.noisy[name]
     before = before + parts[i]:size(2)

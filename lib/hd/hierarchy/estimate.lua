@@ -40,7 +40,7 @@ end
 -- What context.predict and context.logits want.
 local function surroundings(self, models, level, state, o)
   local seen = { noisy = {}, sigmas = {}, times = {}, labels = o.labels }
-  for _, name in ipairs(models.plan.sees[level.name]) do
+  for _, name in ipairs(models._plan.sees[level.name]) do
     local other = self.by_name[name]
     local z, sigma = as_seen(level, other, state, o)
     seen.noisy[name], seen.sigmas[name] = z, sigma

@@ -60,7 +60,7 @@ function M.save(self, path, models)
   if not self.declared then
     check.fail("H:save", "this hierarchy was declared by no registered function: use hd.hierarchy.register")
   end
-  local plan = models.plan.options
+  local plan = models._plan.options
   if not plan.net then check.fail("H:save", "networks made by an own function cannot be declared again from a file") end
   check_plain("option", self.declared.options)
   local tensors = {}

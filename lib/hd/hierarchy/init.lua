@@ -52,7 +52,7 @@ local LEVEL_OPTIONS = {
 }
 
 -- Names that mean something else: the unsplit x, and fields of the models.
-local RESERVED = { flat = true, shared = true, share = true, regime = true, classes = true, plan = true,
+local RESERVED = { flat = true, shared = true, share = true, regime = true, classes = true, _plan = true,
   uncertainty = true }
 
 -- The context of a level: the names declared, or all that may be: levels of its kind, in a cascade the coarser ones,

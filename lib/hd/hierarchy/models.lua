@@ -23,7 +23,7 @@ local Models = class("Models", nn.Module)
 function Models:param_groups(settings)
   check.arg("models:param_groups", "settings", settings or {}, "table")
   local groups, known = {}, {}
-  for i, name in ipairs(self.plan.nets) do
+  for i, name in ipairs(self._plan.nets) do
     local net, heads = self[name], self.uncertainty
     if heads and not self.share then heads = heads[name] end -- a shared network has the heads of all levels
     groups[i] = { params = type(net) == "table" and net:parameters() or {} } -- functions have none
@@ -33,7 +33,7 @@ function Models:param_groups(settings)
   for name, own in next, settings or {} do -- order free: separate keys
     if not known[name] then
       check.fail("models:param_groups", "there is no network %s. %s", check.show(name),
-        check.suggestion(name, self.plan.nets))
+        check.suggestion(name, self._plan.nets))
     end
     for key, value in next, check.arg("models:param_groups", name, own, "table") do -- order free: separate keys
       known[name][key] = value
@@ -209,7 +209,7 @@ end
 local function add_net(models, name, spec, o, levels)
   spec.labels = o.classes and (spec.levels or 1) * (o.classes + 1) or spec.levels
   models[name] = make_level_net(not models.share and levels[1], spec, net_options(o, name, spec))
-  table.insert(models.plan.nets, name)
+  table.insert(models._plan.nets, name)
   for _, level in ipairs(o.uncertainty and levels or {}) do models.uncertainty[level.name] = uncertainty_head() end
 end
 
@@ -222,7 +222,7 @@ end
 return function(Hierarchy)
   -- What H:models made.
   function Hierarchy.check_models(_, where, models)
-    if type(models) ~= "table" or type(models.plan) ~= "table" then
+    if type(models) ~= "table" or type(models._plan) ~= "table" then
       check.fail(where, "models is wrong: got %s, expected what H:models{} gives", check.show(models))
     end
   end
@@ -260,7 +260,7 @@ return function(Hierarchy)
     models.regime, models.classes = o.regime, o.classes
     local sees, ways = contexts(self, o.regime)
     local plan = { nets = {}, sees = sees, ways = ways, token_width = widest_tokens(self) }
-    models.plan = plan
+    models._plan = plan
     if o.uncertainty then models.uncertainty = nn.Module() end
     plan.options = { width = o.width, depth = o.depth, regime = o.regime, share = o.share, levels = o.levels,
       classes = o.classes, uncertainty = o.uncertainty, net = type(o.net) == "string" and o.net or nil }

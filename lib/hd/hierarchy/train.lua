@@ -34,7 +34,7 @@ end
 -- Everything that the network of a level sees beside its own z, which is at times t.
 local function surroundings(self, models, level, z, t, o)
   local others = {}
-  for i, name in ipairs(models.plan.sees[level.name]) do others[i] = self.by_name[name] end
+  for i, name in ipairs(models._plan.sees[level.name]) do others[i] = self.by_name[name] end
   local times = clock.companions(self, level, t, others, o)
   local seen = { noisy = {}, sigmas = {}, times = {}, labels = o.labels }
   for _, other in ipairs(others) do
@@ -182,7 +182,7 @@ return function(Hierarchy)
       z = { flat = core.no_grad(function() return self:standardise("flat", x) end) }
     else
       levels = {}
-      local names = o.levels or (models.share and self:level_names()) or models.plan.nets
+      local names = o.levels or (models.share and self:level_names()) or models._plan.nets
       for i, name in ipairs(names) do levels[i] = self:level(name) end
       z = core.no_grad(function() return self:standardised(x) end)
     end
