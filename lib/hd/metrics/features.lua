@@ -290,7 +290,6 @@ function features.load(path)
   return Features(net, mean, std, about)
 end
 
-features.Features = Features
 class.guard(Features, { "classify", "save" })
 
 return features

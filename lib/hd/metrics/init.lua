@@ -20,7 +20,6 @@ local metrics = {
   --- Read features that train_features (or `hdlua -m features`) made.
   features = features.load,
   train_features = features.train,
-  Features = features.Features,
   least = 500,
 }
 
