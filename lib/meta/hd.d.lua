@@ -31,6 +31,14 @@ local rng = {}
 
 ---@class hd.hierarchy.Autoencoder : hd.nn.Module
 
+---@class hd.metrics.Features
+---@field name string      "hdfd-cifar10-v1": the set and the version; part of every figure made with them
+---@field accuracy number  share of right answers on pictures (without labels: on changed pictures) not trained with
+---@field classes integer
+---@field dim integer
+---@field channels integer
+---@field size integer     pixels of a side of the pictures that it was trained with
+
 ---@class hd.optim.Rate
 
 ---@class hd.optim.Optimizer
@@ -740,28 +748,6 @@ function hd.memory() end
 
 ---@class hd.metrics
 hd.metrics = {}
-
---- Features of pictures, of mean 0 and variance 1 on the set that they were learnt from: `f(x)` gives [n, dim].
----@class hd.metrics.Features
----@field name string      "hdfd-cifar10-v1": the set and the version; part of every figure made with them
----@field accuracy number  share of right answers on pictures (without labels: on changed pictures) not trained with
----@field classes integer
----@field dim integer
----@field channels integer
----@field size integer     pixels of a side of the pictures that it was trained with
----@overload fun(): hd.metrics.Features
-hd.metrics.Features = {}
-
---- The class that the classifier behind the features sees in each picture.
----@param x hd.Tensor  [n, channels, height, width], u8, or f32 in [-1, 1]
----@return hd.Tensor  [n] i64, from 1
-function hd.metrics.Features:classify(x) end
-
---- Write them, whole or not at all.
----@param path string  .safetensors
----@return boolean? done  true, or nil and a message
----@return string? message
-function hd.metrics.Features:save(path) end
 
 --- Energy of each Haar band relative to real pictures, 1 where it is right: the low band about its mean, then the
 --- details from coarse to fine. Below 1 is blur, above 1 grain.
