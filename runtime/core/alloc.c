@@ -1,6 +1,6 @@
 // core/alloc.c: 64-byte aligned, counted blocks.
 // Layout: [header 64 bytes][block][64 bytes of padding]. Small ones are malloc's, large ones the arena's: malloc would
-// keep holes between them, and clear their pages anew in every step (10 % of a training step, measured).
+// keep holes between them, and take fresh pages, which the kernel clears, in every training step.
 #include "core/alloc.h"
 #include "core/arena.h"
 #include <malloc.h>
