@@ -99,6 +99,8 @@ static hd_status run_forward(hd_op_call *c, const run *runs, int count, hd_view 
     hd_status status = take_affine(c, &w, &b);
     for (int i = 0; i < count && status == HD_OK; i++) {
         const int64_t width = y.shape[1] / groups, first = runs[i].first, channels = runs[i].x.shape[1];
+        if (channels == 0)
+            continue;
         status = hd_be()->norm(
             &(hd_norm_args){.x = runs[i].x,
                             .w = slice(flat(w), 0, first, channels),
@@ -125,6 +127,8 @@ static hd_status run_backward(hd_op_call *c, const run *runs, int count, hd_view
     hd_status status = take_affine(c, &w, &b);
     for (int i = 0; i < count && status == HD_OK; i++) {
         const int64_t width = dy.shape[1] / groups, first = runs[i].first, channels = runs[i].x.shape[1];
+        if (channels == 0)
+            continue;
         status = hd_be()->norm_back(
             &(hd_norm_back_args){.x = runs[i].x,
                                  .w = slice(flat(w), 0, first, channels),

@@ -425,12 +425,14 @@ ops.group_norm_conv2d = {
   },
 }
 ops.layer_norm = {
+  { t { 2, 0 }, { 0 }, t { 0 }, t { 0 } },
   { t { 3, 5 }, { 5 }, t { 5 }, t { 5 } }, { t { 2, 3, 7 }, { 3, 7 }, t { 3, 7 }, t { 3, 7 } },
   { t { 2, 3, 4 }, { 4 } },
   { t { 2, 3, 5 }, { 5 }, t { 5 }, NIL, { eps = 1e-3 } },
   errors = { { t { 3, 5 }, { 4 }, match = "layer_norm" }, { t { 3, 5 }, { 5 }, t { 4 }, match = "weight" } },
 }
 ops.rms_norm = {
+  { t { 2, 0 }, { 0 }, t { 0 } },
   { t { 3, 5 }, { 5 }, t { 5 } }, { t { 2, 3, 7 }, { 7 } }, { t { 2, 3, 4 }, { 3, 4 }, t { 3, 4 }, { eps = 1e-3 } },
   errors = { { t { 3, 5 }, { 4 }, match = "rms_norm" } },
 }
