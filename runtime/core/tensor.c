@@ -81,17 +81,20 @@ static void channels_last_strides(int ndim, const int64_t *shape, int64_t *strid
     }
 }
 
+// An extent of 0 counts as 1 on the way: strides, too, must not overflow.
 static hd_status count_elements(int ndim, const int64_t *shape, size_t size, int64_t *numel) {
     int64_t n = 1;
+    bool empty = false;
     if (ndim > HD_MAX_DIMS)
         return hd_fail(HD_ESHAPE, "tensor: too many dimensions: got %d, expected at most %d", ndim, HD_MAX_DIMS);
     for (int d = 0; d < ndim; d++) {
         if (shape[d] < 0)
             return hd_fail(HD_ESHAPE, "tensor: negative extent: got %s", hd_shape_text(ndim, shape));
-        if (__builtin_mul_overflow(n, shape[d], &n) || n > (int64_t)(INT64_MAX / 16 / size))
+        empty = empty || shape[d] == 0;
+        if (__builtin_mul_overflow(n, shape[d] > 0 ? shape[d] : 1, &n) || n > (int64_t)(INT64_MAX / 16 / size))
             return hd_fail(HD_ESHAPE, "tensor: too many elements: got shape %s", hd_shape_text(ndim, shape));
     }
-    *numel = n;
+    *numel = empty ? 0 : n;
     return HD_OK;
 }
 

@@ -1,7 +1,7 @@
 // tests/fuzz/fuzz.h: what the targets share. A target is one file that defines one_input(), which hands bytes to a
 // reader and lets go of all it got. It is built twice:
 //  - for clang's libFuzzer with the address and undefined-behaviour sanitizers (`make fuzz`, and a short form in
-//    `make test`): it passes when nothing crashes, leaks, takes longer than a second or more memory than MEMORY_CAP;
+//    `make test`): it passes when nothing crashes, leaks, takes longer than MAX_SECONDS or more memory than MEMORY_CAP;
 //  - with FUZZ_SEEDS, the target's folder of seeds, as a plain program of `make test`: it runs every seed, and among
 //    them every input that once failed, and every file of ../shared/data/robust where that is there.
 // A target with checksums or lengths in its format defines FUZZ_MENDS before it includes this file, and mend(), which
@@ -22,6 +22,9 @@
 #include "core/status.h"
 
 #define MEMORY_CAP ((size_t)512 << 20)
+#ifndef MAX_SECONDS
+#define MAX_SECONDS 1
+#endif
 
 static void one_input(const uint8_t *data, size_t size);
 
@@ -55,8 +58,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     hd_memory(&before);
     const double start = seconds_used();
     one_input(data, size);
-    if (seconds_used() - start > 1)
-        complain("takes longer than a second");
+    if (seconds_used() - start > MAX_SECONDS)
+        complain("takes too long");
     hd_memory(&after);
     if (after.live != before.live)
         complain("leaves native memory behind");

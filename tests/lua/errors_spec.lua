@@ -189,6 +189,8 @@ describe("an error", function()
       error_of(hd.nn.functional.pad, hd.ones(4), { 0, math.maxinteger }))
     assert.matches("reshape: too many elements",
       error_of(hd.ones(4).reshape, hd.ones(4), 2 ^ 32, 2 ^ 32, 2, 2))
+    assert.matches("too many elements: got shape %[0,1152921504606846976,48%]",
+      error_of(hd.zeros, { 0, 1 << 60, 48 }))
   end)
 end)
 
