@@ -182,6 +182,9 @@ hd_status hd_tensor_new_like(const hd_tensor *x, hd_dtype dtype, hd_tensor **out
 
 hd_status hd_tensor_view(const hd_tensor *x, int ndim, const int64_t *shape, const int64_t *strides, int64_t offset,
                          hd_tensor **out) {
+    int64_t numel;
+    *out = NULL;
+    HD_CHECK(count_elements(ndim, shape, hd_dtype_size(x->dtype), &numel)); // one that is expanded may count too many
     hd_tensor *t = header_new(x->dtype, ndim, shape, x->storage);
     *out = t;
     if (!t)

@@ -191,6 +191,7 @@ describe("an error", function()
       error_of(hd.ones(4).reshape, hd.ones(4), 2 ^ 32, 2 ^ 32, 2, 2))
     assert.matches("too many elements: got shape %[0,1152921504606846976,48%]",
       error_of(hd.zeros, { 0, 1 << 60, 48 }))
+    assert.matches("too many elements", error_of(function() return hd.ones(1, 1):expand(1 << 40, 1 << 40) end))
   end)
 end)
 
