@@ -40,6 +40,15 @@ static double scale_of(const hd_op_call *c, int64_t d) {
     return isnan(c->args->scale) ? 1.0 / sqrt((double)d) : c->args->scale;
 }
 
+// Without queries, or in backward without keys, too, nothing is to be done, however many heads there are.
+static bool empty(hd_view v) { return v.shape[0] == 0 || v.shape[1] == 0 || v.shape[2] == 0; }
+
+static hd_status attend(const hd_attention_args *a) { return empty(a->q) ? HD_OK : hd_be()->attention(a); }
+
+static hd_status attend_back(const hd_attention_back_args *a) {
+    return empty(a->q) && empty(a->k) ? HD_OK : hd_be()->attention_back(a);
+}
+
 // Heads come from and go back to channels-last activations, so results keep q's memory order with e for d.
 hd_status hd_attention_forward(hd_op_call *c) {
     hd_tensor *q = c->in[0], *k = c->in[1], *v = c->in[2];
@@ -60,8 +69,8 @@ hd_status hd_attention_forward(hd_op_call *c) {
     }
     const hd_view vq = as_nhtd(q);
     HD_CHECK(hd_tensor_new(q->dtype, 3, vq.shape, HD_ROW_MAJOR, &c->saved[0]));
-    return hd_be()->attention(&(hd_attention_args){vq, as_nhtd(k), as_nhtd(v), as_nhtd(c->out),
-                                                   hd_tensor_as_view(c->saved[0]), scale_of(c, q->shape[n - 1])});
+    return attend(&(hd_attention_args){vq, as_nhtd(k), as_nhtd(v), as_nhtd(c->out), hd_tensor_as_view(c->saved[0]),
+                                       scale_of(c, q->shape[n - 1])});
 }
 
 // In memory n, t, h, d, as the projection that made q, k and v wants them.
@@ -84,10 +93,10 @@ static hd_status new_gradients(hd_op_call *c) {
 
 hd_status hd_attention_backward(hd_op_call *c) {
     HD_CHECK(new_gradients(c));
-    return hd_be()->attention_back(&(hd_attention_back_args){
-        as_nhtd(c->in[0]), as_nhtd(c->in[1]), as_nhtd(c->in[2]), as_nhtd(c->out), hd_tensor_as_view(c->saved[0]),
-        as_nhtd(c->dout), as_nhtd(c->din[0]), as_nhtd(c->din[1]), as_nhtd(c->din[2]),
-        scale_of(c, c->in_shape[0][c->in_ndim[0] - 1])});
+    return attend_back(&(hd_attention_back_args){as_nhtd(c->in[0]), as_nhtd(c->in[1]), as_nhtd(c->in[2]),
+                                                 as_nhtd(c->out), hd_tensor_as_view(c->saved[0]), as_nhtd(c->dout),
+                                                 as_nhtd(c->din[0]), as_nhtd(c->din[1]), as_nhtd(c->din[2]),
+                                                 scale_of(c, c->in_shape[0][c->in_ndim[0] - 1])});
 }
 
 // Packed -------------------------------------------------------------------------------------------------------------
@@ -120,26 +129,26 @@ hd_status hd_attention_packed_forward(hd_op_call *c) {
     const int64_t n = qkv->shape[0], t = qkv->shape[1], joined = qkv->shape[2] / 3;
     HD_CHECK(hd_tensor_new(qkv->dtype, 3, (int64_t[]){n, t, joined}, HD_ROW_MAJOR, &c->out));
     HD_CHECK(hd_tensor_new(qkv->dtype, 3, (int64_t[]){n, heads, t}, HD_ROW_MAJOR, &c->saved[0]));
-    return hd_be()->attention(&(hd_attention_args){.q = part_of(qkv, 3, 0, heads),
-                                                   .k = part_of(qkv, 3, 1, heads),
-                                                   .v = part_of(qkv, 3, 2, heads),
-                                                   .o = part_of(c->out, 1, 0, heads),
-                                                   .lse = hd_tensor_as_view(c->saved[0]),
-                                                   .scale = scale_of(c, joined / heads)});
+    return attend(&(hd_attention_args){.q = part_of(qkv, 3, 0, heads),
+                                       .k = part_of(qkv, 3, 1, heads),
+                                       .v = part_of(qkv, 3, 2, heads),
+                                       .o = part_of(c->out, 1, 0, heads),
+                                       .lse = hd_tensor_as_view(c->saved[0]),
+                                       .scale = scale_of(c, joined / heads)});
 }
 
 hd_status hd_attention_packed_backward(hd_op_call *c) {
     const hd_tensor *qkv = c->in[0];
     const int64_t heads = c->args->groups;
     HD_CHECK(hd_tensor_new(qkv->dtype, 3, qkv->shape, HD_ROW_MAJOR, &c->din[0]));
-    return hd_be()->attention_back(&(hd_attention_back_args){.q = part_of(qkv, 3, 0, heads),
-                                                             .k = part_of(qkv, 3, 1, heads),
-                                                             .v = part_of(qkv, 3, 2, heads),
-                                                             .o = part_of(c->out, 1, 0, heads),
-                                                             .lse = hd_tensor_as_view(c->saved[0]),
-                                                             .do_ = part_of(c->dout, 1, 0, heads),
-                                                             .dq = part_of(c->din[0], 3, 0, heads),
-                                                             .dk = part_of(c->din[0], 3, 1, heads),
-                                                             .dv = part_of(c->din[0], 3, 2, heads),
-                                                             .scale = scale_of(c, qkv->shape[2] / 3 / heads)});
+    return attend_back(&(hd_attention_back_args){.q = part_of(qkv, 3, 0, heads),
+                                                 .k = part_of(qkv, 3, 1, heads),
+                                                 .v = part_of(qkv, 3, 2, heads),
+                                                 .o = part_of(c->out, 1, 0, heads),
+                                                 .lse = hd_tensor_as_view(c->saved[0]),
+                                                 .do_ = part_of(c->dout, 1, 0, heads),
+                                                 .dq = part_of(c->din[0], 3, 0, heads),
+                                                 .dk = part_of(c->din[0], 3, 1, heads),
+                                                 .dv = part_of(c->din[0], 3, 2, heads),
+                                                 .scale = scale_of(c, qkv->shape[2] / 3 / heads)});
 }
