@@ -36,8 +36,9 @@ static hd_status check_qkv(const hd_tensor *q, const hd_tensor *k, const hd_tens
                       where, hd_tensor_text(q), hd_tensor_text(k), hd_tensor_text(v));
 }
 
+// Scores of no channels are 0 whatever the scale: a finite one keeps them so.
 static double scale_of(const hd_op_call *c, int64_t d) {
-    return isnan(c->args->scale) ? 1.0 / sqrt((double)d) : c->args->scale;
+    return !isnan(c->args->scale) ? c->args->scale : d > 0 ? 1.0 / sqrt((double)d) : 1.0;
 }
 
 // Without queries, or in backward without keys, too, nothing is to be done, however many heads there are.

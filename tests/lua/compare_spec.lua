@@ -15,17 +15,19 @@ before_each(function() sandbox.open {} end)
 after_each(sandbox.close)
 
 describe("arms", function()
-  it("choose widths by every combination: within 1 % the most alike, else the nearest", function()
-    -- two levels, three widths
-    local widths, counts = { 8, 16, 24 }, { { 10, 100 }, { 40, 400 }, { 90, 900 } }
-    assert.are.same({ 2, 2 }, (arms.choose(widths, counts, 440)))
-    assert.are.same({ 3, 1 }, (arms.choose(widths, counts, 190)))
-    assert.are.same({ 1, 2 }, (arms.choose(widths, counts, 412))) -- 410
-    assert.are.same({ 3, 3 }, (arms.choose(widths, counts, 5000))) -- far off
-    -- 500 is hit by 8 and 24 (100 + 400) and, 1 % off, by 8 and 16: the more alike
-    local choice, miss = arms.choose(widths, { { 100, 1 }, { 7, 405 }, { 9, 400 } }, 500)
-    assert.are.same({ 1, 2 }, choice)
-    assert.are.equal(0.01, miss)
+  it("choose widths by every combination: within 1.9 % the most alike, else the nearest", function()
+    local first = { { 8, 10 }, { 16, 40 }, { 24, 90 } }
+    local lists = { first, { { 8, 100 }, { 16, 400 }, { 24, 900 } } }
+    assert.are.same({ 16, 16 }, (arms.choose(lists, 440)))
+    assert.are.same({ 24, 8 }, (arms.choose(lists, 190)))
+    assert.are.same({ 8, 16 }, (arms.choose(lists, 412))) -- 410
+    assert.are.same({ 24, 24 }, (arms.choose(lists, 5000))) -- far off
+    -- 500 is hit by 8 and 24 (100 + 400) and, 1.4 % off, by 8 and 16: the more alike
+    local widths, miss = arms.choose({ { { 8, 100 }, { 16, 7 }, { 24, 9 } }, { { 8, 1 }, { 16, 407 }, { 24, 400 } } }, 500)
+    assert.are.same({ 8, 16 }, widths)
+    assert.are.equal(0.014, miss)
+    -- one without a choice does not count among those that are to be alike
+    assert.are.same({ 16, 16, 4 }, (arms.choose({ lists[1], lists[2], { { 4, 7 } } }, 447)))
   end)
 
   it("have as many parameters as the flat one, and their costs add up", function()

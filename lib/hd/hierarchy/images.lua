@@ -94,7 +94,8 @@ return function(Hierarchy, opts)
     t_aug = o.t_aug, t_aug_sample = o.t_aug_sample, lag = o.lag,
     levels = {
       level("shapes", { schedule = coarse }), level("colours", { schedule = coarse }),
-      level("textures", { frame = picture_frame(inner_split, inner_join) }),
+      -- on the grid of the picture, where a channel costs sixteen times as much (docs/HIERARCHIES.md has the figures)
+      level("textures", { frame = picture_frame(inner_split, inner_join), width = 0.5 }),
     },
   }
   H.crop = { size = o.size, whole = whole }

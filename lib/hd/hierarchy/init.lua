@@ -31,6 +31,7 @@ local prediction = require "hd.schedule.prediction"
 ---@field steps integer    sampling steps
 ---@field weight number    of the level's loss in the sum
 ---@field batch_share number  of each batch, for the level's loss
+---@field width number     of its network, as a factor on that of H:models
 ---@field loss string       "mse" or "huber"
 ---@field guidance number|table?  of sampling with labels
 ---@field vocab integer?   of mask levels: tokens are 1 to vocab
@@ -48,7 +49,7 @@ local LEVEL_OPTIONS = {
   { "predict", prediction.kinds, "edm" }, { "context", "table" }, { "steps", "integer", 18 }, { "weight", "number", 1 },
   { "vocab", "integer" }, { "frame", "table" }, { "sampler", "callable" }, { "context_by", "string|table", "concat" },
   { "batch_share", "number", 1 }, { "loss", { "mse", "huber" }, "mse" }, { "guidance", "number|table" },
-  { "mean_bypass", "boolean", false },
+  { "mean_bypass", "boolean", false }, { "width", "number", 1 },
 }
 
 -- Names that mean something else: the unsplit x, and fields of the models.
@@ -112,6 +113,9 @@ local function read_levels(list, regime)
     if level.steps < 1 then
       check.fail("hierarchy.new", "level '%s': steps is wrong: got %d, expected at least 1", level.name, level.steps)
     end
+    if level.width <= 0 then
+      check.fail("hierarchy.new", "level '%s': width is wrong: got %g, expected more than 0", level.name, level.width)
+    end
     seen[level.name] = true
     -- p_mean of EDM moved by ln 2, since levels have standard deviation 1 and not 0.5
     level.schedule = level.schedule or schedule.karras { p_mean = -1.2 + math.log(2) }
@@ -136,6 +140,7 @@ end
 --- (default), "film" (pooled) or "attention", or { name = word }; steps (18), sampler (hd.sampler.heun) and guidance;
 --- weight of its loss (1), loss ("mse" or "huber") and batch_share, the part of each batch that it is trained on (1);
 --- mean_bypass: means over all positions by a path of their own, against colour casts of large pictures (false);
+--- width: of its network, as a factor on that of H:models (1), since a level on a fine grid costs most;
 --- frame { to =, from = }, an isometry into the coordinates in which the network works and its adjoint.
 ---
 --- The regime says when each level is noisy. With progress u from 1 (noise) to 0: "flat" x as a whole, "cascade" level

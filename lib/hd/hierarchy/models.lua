@@ -156,10 +156,11 @@ local function make_level_net(level, spec, o)
   return level and level.mean_bypass and MeanBypass(net, spec.channels) or net
 end
 
--- Width and depth of one network: a number for all, or { name = number }.
-local function net_options(o, name, spec)
+-- Width and depth of a network for these levels: { name = channels }, or a number, which a level's own factor changes.
+local function net_options(o, name, spec, levels)
   local width = type(o.width) == "table" and (o.width[name] or 64) or o.width
   check.arg("models", "width", width, "integer")
+  if #levels == 1 and type(o.width) == "number" then width = math.max(1, math.floor(width * levels[1].width + 0.5)) end
   return { net = o.net, width = width, depth = o.depth or (spec.vocab and 2 or 1) }
 end
 
@@ -208,7 +209,7 @@ end
 -- Put in a network under its name, and the heads of the levels that it is for.
 local function add_net(models, name, spec, o, levels)
   spec.labels = o.classes and (spec.levels or 1) * (o.classes + 1) or spec.levels
-  models[name] = make_level_net(not models.share and levels[1], spec, net_options(o, name, spec))
+  models[name] = make_level_net(not models.share and levels[1], spec, net_options(o, name, spec, levels))
   table.insert(models._plan.nets, name)
   for _, level in ipairs(o.uncertainty and levels or {}) do models.uncertainty[level.name] = uncertainty_head() end
 end
@@ -237,7 +238,8 @@ return function(Hierarchy)
 
   --- Make the networks.
   ---@param opts? table  net: "auto" (a U-Net for numbers, a transformer for tokens), "unet", "transformer" or a
-  ---  function (spec, opts) -> layer; width (64) and depth (blocks per level, 1; of a transformer 2); regime (the
+  ---  function (spec, opts) -> layer; width (64; by name, or one number, which the levels' own factors change) and
+  ---  depth (blocks per level, 1; of a transformer 2); regime (the
   ---  hierarchy's); share: one network that is told the level (false); levels: names of those to make networks for
   ---  (all), to train a level at a time; classes: how many labels there are; uncertainty: weigh each level's loss by an
   ---  error that is learned with it (false)

@@ -138,7 +138,7 @@ return function(Hierarchy)
     local finest = self.levels[#self.levels] -- the grid of x is the finest level's
     if finest.kind == "mask" then check.fail("hierarchy", "the flat regime is for levels of kind gaussian") end
     return { name = "flat", kind = "gaussian", schedule = finest.schedule, predict = finest.predict, loss = finest.loss,
-      context = {}, steps = finest.steps, weight = 1, batch_share = 1, index = 1, sampler = finest.sampler,
+      context = {}, steps = finest.steps, weight = 1, batch_share = 1, width = 1, index = 1, sampler = finest.sampler,
       guidance = finest.guidance, mean_bypass = finest.mean_bypass }
   end
 

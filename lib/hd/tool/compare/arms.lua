@@ -28,7 +28,7 @@ local function grey(size, opts)
     name = "grey", split = split, join = join, shape = { 1, size, size }, range = { -1, 1 }, t_aug_sample = 0.1,
     levels = {
       { name = "shapes", predict = opts.predict, schedule = hd.schedule.karras { p_mean = 0.4, p_std = 1.5 } },
-      { name = "textures", predict = opts.predict, frame = frame },
+      { name = "textures", predict = opts.predict, frame = frame, width = 0.5 },
     },
   }
 end
@@ -52,66 +52,72 @@ end
 -- Parameters ------------------------------------------------------------------------------------------------------
 
 local LARGEST = 128 -- width of a network
+local NEAR = 0.019 -- a share of the target that does not matter
 
--- Widths that are multiples of `grain`, and the parameters of each level's network by width: counts[k][i], level i with
--- widths[k]. Networks that are far too large are not made.
-local function level_counts(H, regime, classes, target, grain)
-  local widths, counts = {}, {}
-  for width = 8, LARGEST, grain do
-    local models, row, least = H:models { regime = regime, width = width, classes = classes }, {}, math.huge
-    for i, level in ipairs(H.levels) do
-      row[i] = models:net(level.name):num_parameters()
-      least = math.min(least, row[i])
+-- For each level the widths that its network may have, multiples of `grain`, with its parameters: { { width, count },
+-- ... }. One that declares a width of its own (a factor on the flat arm's, `declared`) has no other. Networks that alone
+-- are larger than the target are not made.
+local function candidates(H, regime, declared, classes, target, grain)
+  local lists = {}
+  for i, level in ipairs(H.levels) do
+    local own = declared and level.width ~= 1 and math.max(1, math.floor(declared * level.width + 0.5))
+    lists[i] = {}
+    for width = own or 8, own or LARGEST, grain do
+      local models = H:models { regime = regime, width = { [level.name] = width }, levels = { level.name },
+        classes = classes }
+      local count = models:num_parameters()
+      table.insert(lists[i], { width, count })
+      if count > target then break end
     end
-    table.insert(widths, width)
-    table.insert(counts, row)
-    if least > target then break end
   end
-  return widths, counts
+  return lists
 end
 
--- How unlike the widths are: a ratio of at least 1.
-local function unevenness(widths, choice)
+-- How unlike the widths are of those levels that have a choice: a ratio of at least 1.
+local function unevenness(lists, choice)
   local low, high = math.huge, 0
-  for _, k in ipairs(choice) do low, high = math.min(low, widths[k]), math.max(high, widths[k]) end
-  return high / low
+  for i, entry in ipairs(choice) do
+    if #lists[i] > 1 then low, high = math.min(low, entry[1]), math.max(high, entry[1]) end
+  end
+  return high > 0 and high / low or 1
 end
 
---- Widths of the levels' networks with about `target` parameters together: within 1 % those most alike, else the
+--- Widths of the levels' networks with about `target` parameters together: within 1.9 % those most alike, else the
 --- nearest. Every choice is tried.
----@param widths integer[]
----@param counts integer[][]  counts[k][i]: parameters of level i with widths[k]
+---@param lists table[]  lists[i]: { { width, parameters }, ... } of level i
 ---@param target integer
----@return integer[] choice  the number of the width of each level
+---@return integer[] widths  of each level
 ---@return number miss       how far off the sum is, as a share of the target
-function arms.choose(widths, counts, target)
+function arms.choose(lists, target)
   local best, best_miss, best_uneven
   local choice = {}
   local function consider(sum)
-    local miss, uneven = math.abs(sum - target) / target, unevenness(widths, choice)
-    local near, better = miss <= 0.01, not best
-    if best and near ~= (best_miss <= 0.01) then
+    local miss, uneven = math.abs(sum - target) / target, unevenness(lists, choice)
+    local near, better = miss <= NEAR, not best
+    if best and near ~= (best_miss <= NEAR) then
       better = near
     elseif best and near then
       better = uneven < best_uneven or (uneven == best_uneven and miss < best_miss)
     elseif best then
       better = miss < best_miss
     end
-    if better then best, best_miss, best_uneven = table.move(choice, 1, #choice, 1, {}), miss, uneven end
+    if not better then return end
+    best, best_miss, best_uneven = {}, miss, uneven
+    for i, entry in ipairs(choice) do best[i] = entry[1] end
   end
   local function try(i, sum)
-    if i > #counts[1] then return consider(sum) end
-    for k = 1, #counts do
-      choice[i] = k
-      try(i + 1, sum + counts[k][i])
+    if i > #lists then return consider(sum) end
+    for _, entry in ipairs(lists[i]) do
+      choice[i] = entry
+      try(i + 1, sum + entry[2])
     end
   end
   try(1, 0)
   return best, best_miss
 end
 
---- Options of H:models for an arm with `target` parameters: multiples of 8, which convolutions like best, or of 4 where
---- these are too coarse.
+--- Options of H:models for an arm with `target` parameters: multiples of 8, which convolutions like best, or of 4
+--- where these are too coarse; where neither will do, the levels' own widths do not count.
 ---@param H hd.hierarchy.Hierarchy
 ---@param regime string
 ---@param width integer  of the flat arm
@@ -121,11 +127,10 @@ end
 function arms.options(H, regime, width, target, classes)
   if regime == "flat" then return { regime = regime, width = width, classes = classes } end
   local by_level = {}
-  for _, grain in ipairs { 8, 4 } do
-    local widths, counts = level_counts(H, regime, classes, target, grain)
-    local choice, miss = arms.choose(widths, counts, target)
-    for i, level in ipairs(H.levels) do by_level[level.name] = widths[choice[i]] end
-    if miss <= 0.015 then break end
+  for _, try in ipairs { { 8, width }, { 4, width }, { 4 } } do
+    local widths, miss = arms.choose(candidates(H, regime, try[2], classes, target, try[1]), target)
+    for i, level in ipairs(H.levels) do by_level[level.name] = widths[i] end
+    if miss <= NEAR then break end
   end
   return { regime = regime, width = by_level, classes = classes }
 end
