@@ -31,6 +31,7 @@ local prediction = require "hd.schedule.prediction"
 ---@field steps integer    sampling steps
 ---@field weight number    of the level's loss in the sum
 ---@field batch_share number  of each batch, for the level's loss
+---@field loss_weight function?  how much each noise level counts (hd.schedule.weight)
 ---@field width number     of its network, as a factor on that of H:models
 ---@field loss string       "mse" or "huber"
 ---@field guidance number|table?  of sampling with labels
@@ -50,6 +51,7 @@ local LEVEL_OPTIONS = {
   { "vocab", "integer" }, { "frame", "table" }, { "sampler", "callable" }, { "context_by", "string|table", "concat" },
   { "batch_share", "number", 1 }, { "loss", { "mse", "huber" }, "mse" }, { "guidance", "number|table" },
   { "mean_bypass", "boolean", false }, { "width", "number", 1 },
+  { "loss_weight", "callable" },
 }
 
 -- Names that mean something else: the unsplit x, and fields of the models.
@@ -138,7 +140,8 @@ end
 --- or "mask" (tokens 1 to `vocab`); schedule (default EDM's); predict (default "edm"); context, the levels that the
 --- network sees (default all coarser ones in a cascade, all others elsewhere), and context_by, how they enter: "concat"
 --- (default), "film" (pooled) or "attention", or { name = word }; steps (18), sampler (hd.sampler.heun) and guidance;
---- weight of its loss (1), loss ("mse" or "huber") and batch_share, the part of each batch that it is trained on (1);
+--- weight of its loss (1), loss ("mse" or "huber"), loss_weight (one of hd.schedule.weight, by noise level) and
+--- batch_share, the part of each batch that it is trained on (1);
 --- mean_bypass: means over all positions by a path of their own, against colour casts of large pictures (false);
 --- width: of its network, as a factor on that of H:models (1), since a level on a fine grid costs most;
 --- frame { to =, from = }, an isometry into the coordinates in which the network works and its adjoint.

@@ -68,10 +68,11 @@ local function gaussian_loss(models, level, z, t, seen, o)
   local time = schedule:time_input(t)
   local F = context.predict(models, level, c_in == 1 and x or x * c_in, time, seen)
   local target = prediction.target(level.predict, z, eps, alpha, sigma, 1)
-  if models.uncertainty then
-    return uncertain(models, level, per_sample_mean(ERRORS[level.loss](F, target, { reduction = "none" })), time)
-  end
-  return ERRORS[level.loss](F, target)
+  if not (models.uncertainty or level.loss_weight) then return ERRORS[level.loss](F, target) end
+  local errors = per_sample_mean(ERRORS[level.loss](F, target, { reduction = "none" }))
+  if level.loss_weight then errors = errors * level.loss_weight(level.predict, alpha, sigma, 1) end
+  if models.uncertainty then return uncertain(models, level, errors, time) end
+  return errors:mean()
 end
 
 -- Times of n samples of a mask level, one from each n-th of 0.01 to 1.
@@ -139,7 +140,7 @@ return function(Hierarchy)
     if finest.kind == "mask" then check.fail("hierarchy", "the flat regime is for levels of kind gaussian") end
     return { name = "flat", kind = "gaussian", schedule = finest.schedule, predict = finest.predict, loss = finest.loss,
       context = {}, steps = finest.steps, weight = 1, batch_share = 1, width = 1, index = 1, sampler = finest.sampler,
-      guidance = finest.guidance, mean_bypass = finest.mean_bypass }
+      guidance = finest.guidance, mean_bypass = finest.mean_bypass, loss_weight = finest.loss_weight }
   end
 
   -- Labels [n] of classes 1 to models.classes, or nil.

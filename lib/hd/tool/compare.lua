@@ -31,7 +31,7 @@ end
 local args = hd.args({
   data = "emoji", size = 32, name = hd.args.string, arms = table.concat(REGIMES, ","), seeds = 3,
   minutes = hd.args.number, tflop = hd.args.number, steps = hd.args.integer, batch = 32, width = 32, lr = 2e-3,
-  predict = { "edm", "v" }, flip = { "auto", "yes", "no" }, by_class = false, guidance = hd.args.number,
+  predict = { "edm", "v" }, weight = { "uniform", "min_snr" }, ema = 0.995, flip = { "auto", "yes", "no" }, by_class = false, guidance = hd.args.number,
   samples = 2000, sample_steps = 18, points = 3, resamples = 10, features = hd.args.string, feature_steps = 1500,
   out = "docs/results",
 }, {
@@ -41,7 +41,8 @@ local args = hd.args({
   seeds = "how many, from --seed on", minutes = "budget: wall clock of each cell (6 unless told otherwise)",
   tflop = "budget: TFLOP of training instead", steps = "budget: the FLOPs of so many steps of the flat arm instead",
   batch = "pictures in a step", width = "of the flat arm's network; the others follow", lr = "highest learning rate",
-  predict = "what all networks predict", flip = "mirror half of the pictures; auto: not those of idx",
+  predict = "what all networks predict", weight = "how much each noise level counts, of what they predict",
+  ema = "decay of the averaged weights", flip = "mirror half of the pictures; auto: not those of idx",
   by_class = "all networks are told the labels, and as many pictures of each class are drawn",
   guidance = "of drawing by class", samples = "pictures drawn for each figure, 500 at least",
   sample_steps = "Heun steps of the flat arm",
@@ -96,8 +97,8 @@ local function without_folders(text) return (text:gsub("[^%s,:]*/", "")) end
 -- What a finished cell depends on: another value makes another study.
 local function settings_text(features, set)
   local words = { ("pictures=%d"):format(#set) }
-  for _, key in ipairs { "data", "size", "minutes", "tflop", "steps", "batch", "width", "lr", "predict", "flip",
-    "by_class", "guidance", "samples", "sample_steps", "points", "resamples" } do
+  for _, key in ipairs { "data", "size", "minutes", "tflop", "steps", "batch", "width", "lr", "predict", "weight",
+    "ema", "flip", "by_class", "guidance", "samples", "sample_steps", "points", "resamples" } do
     local value = args[key]
     if value ~= nil then words[#words + 1] = ("%s=%s"):format(key, without_folders(tostring(value))) end
   end
@@ -204,7 +205,7 @@ local function open_data()
   if args.by_class and not set.labels then fail("--by-class needs labels: %s has none", tostring(set)) end
   local classes = args.by_class and math.tointeger(set.labels:amax():item()) or nil
   local H
-  H, message = arms.hierarchy(set, { predict = args.predict })
+  H, message = arms.hierarchy(set, { predict = args.predict, weight = args.weight })
   if not H then fail("%s", message) end
   local name = set.name:gsub("%s.*$", ""):gsub("[^%w_-]", "")
   return set, args.name or name, classes, H
@@ -215,6 +216,7 @@ local function make_study(H, set, features, classes)
   local real = some_real(set)
   return {
     H = H, set = set, features = features, real = real, of_real = features(real), batch = args.batch, lr = args.lr,
+    ema = args.ema,
     minutes = args.minutes, samples = args.samples, points = args.points, resamples = args.resamples, say = say,
     classes = classes, guidance = args.guidance,
     flip = args.flip == "yes" or (args.flip == "auto" and args.data:sub(1, 4) ~= "idx:"),

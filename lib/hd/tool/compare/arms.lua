@@ -35,7 +35,7 @@ end
 
 --- The hierarchy of a set of square pictures with 1 or 3 channels, checked on it and with its statistics.
 ---@param set hd.data.Set
----@param opts { predict: string }
+---@param opts { predict: string, weight: string? }  weight: "uniform" or "min_snr", in the losses of all arms
 ---@return hd.hierarchy.Hierarchy? H  nil and a message where the pictures are others
 ---@return string? message
 function arms.hierarchy(set, opts)
@@ -45,6 +45,9 @@ function arms.hierarchy(set, opts)
       c, h, w)
   end
   local H = c == 3 and hd.hierarchy.images { size = h, predict = opts.predict } or grey(h, opts)
+  for _, level in ipairs(H.levels) do
+    if opts.weight == "min_snr" then level.loss_weight = hd.schedule.weight.min_snr {} end
+  end
   H:check(set)
   return H:fit_stats(set)
 end

@@ -99,7 +99,7 @@ local function trainer(study, arm, seed)
   local models = study.H:models(arm.options)
   local params = models:parameters()
   local opt = hd.optim.AdamW(params, { lr = study.lr })
-  local ema = hd.optim.EMA(models, { decay = 0.999 })
+  local ema = hd.optim.EMA(models, { decay = study.ema })
   local batches = study.set:batches { size = study.batch, seed = seed, flip = study.flip }
   local state = { models = models, ema = ema, steps = 0, seconds = 0 }
   function state.share()
