@@ -13,7 +13,7 @@ local hd = require "hd"
 local args = hd.args({
   data = "emoji", size = 32, minutes = 5.0, steps = hd.args.integer, stop_at = hd.args.integer,
   regime = { "cascade", "flat", "joint", "staggered", "free" }, share = false, batch = 32, width = 32,
-  lr = 2e-3,
+  lr = 4e-3,
   out = "runs/images", samples = 64, resume = false, save_every = 30.0,
   on_nan = { "stop", "skip", "rollback" },
 }, {
@@ -58,7 +58,7 @@ print(H)
 local models = H:models { width = args.width, share = args.share }
 local params = models:parameters()
 local opt = hd.optim.AdamW(params, { lr = args.lr })
-local ema = hd.optim.EMA(models, { decay = 0.999 })
+local ema = hd.optim.EMA(models, { decay = 0.995 })
 
 local function train(x)
   local loss, parts = H:loss(models, x)

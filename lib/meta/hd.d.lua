@@ -21,6 +21,8 @@ local rng = {}
 ---@field steps integer    sampling steps
 ---@field weight number    of the level's loss in the sum
 ---@field batch_share number  of each batch, for the level's loss
+---@field loss_weight function?  how much each noise level counts (hd.schedule.weight)
+---@field width number     of its network, as a factor on that of H:models
 ---@field loss string       "mse" or "huber"
 ---@field guidance number|table?  of sampling with labels
 ---@field vocab integer?   of mask levels: tokens are 1 to vocab
@@ -385,8 +387,10 @@ hd.hierarchy = {}
 --- or "mask" (tokens 1 to `vocab`); schedule (default EDM's); predict (default "edm"); context, the levels that the
 --- network sees (default all coarser ones in a cascade, all others elsewhere), and context_by, how they enter: "concat"
 --- (default), "film" (pooled) or "attention", or { name = word }; steps (18), sampler (hd.sampler.heun) and guidance;
---- weight of its loss (1), loss ("mse" or "huber") and batch_share, the part of each batch that it is trained on (1);
+--- weight of its loss (1), loss ("mse" or "huber"), loss_weight (one of hd.schedule.weight, by noise level) and
+--- batch_share, the part of each batch that it is trained on (1);
 --- mean_bypass: means over all positions by a path of their own, against colour casts of large pictures (false);
+--- width: of its network, as a factor on that of H:models (1), since a level on a fine grid costs most;
 --- frame { to =, from = }, an isometry into the coordinates in which the network works and its adjoint.
 --- The regime says when each level is noisy. With progress u from 1 (noise) to 0: "flat" x as a whole, "cascade" level
 --- after level, "joint" all together, "staggered" in windows that overlap, "free" trained for any. An own regime is a
@@ -457,7 +461,7 @@ function hd.hierarchy.Hierarchy:load_stats_dict(dict) end
 function hd.hierarchy.Hierarchy:loss(models, x, opts) end
 
 --- Make the networks.
----@param opts? table  net: "auto" (a U-Net for numbers, a transformer for tokens), "unet", "transformer" or a function (spec, opts) -> layer; width (64) and depth (blocks per level, 1; of a transformer 2); regime (the hierarchy's); share: one network that is told the level (false); levels: names of those to make networks for (all), to train a level at a time; classes: how many labels there are; uncertainty: weigh each level's loss by an error that is learned with it (false)
+---@param opts? table  net: "auto" (a U-Net for numbers, a transformer for tokens), "unet", "transformer" or a function (spec, opts) -> layer; width (64; by name, or one number, which the levels' own factors change) and depth (blocks per level, 1; of a transformer 2); regime (the hierarchy's); share: one network that is told the level (false); levels: names of those to make networks for (all), to train a level at a time; classes: how many labels there are; uncertainty: weigh each level's loss by an error that is learned with it (false)
 ---@return hd.hierarchy.Models
 function hd.hierarchy.Hierarchy:models(opts) end
 
@@ -596,7 +600,7 @@ function hd.hierarchy.haar.unfold(x, factor) end
 function hd.hierarchy.haar.up(low, detail) end
 
 --- Pictures as shapes (low-pass luma), colours (chroma) and textures (details).
----@param opts? table  size (32; where 2^steps does not divide it, pictures are reflected beyond their ends, and H.crop says from which size to which); steps: wavelet steps (2); wavelet: "haar" (default) or "db2" to "db8"; regime, lag; schedule (one for all levels); predict ("edm"); t_aug (0.3), t_aug_sample (0.1)
+---@param opts? table  size (32; where 2^steps does not divide it, pictures are reflected beyond their ends, and H.crop says from which size to which); steps: wavelet steps (2); wavelet: "haar" (default) or "db2" to "db8"; regime, lag; schedule (one for all levels); predict ("edm"); t_aug (0.3), t_aug_sample (0)
 ---@return hd.hierarchy.Hierarchy
 function hd.hierarchy.images(opts) end
 

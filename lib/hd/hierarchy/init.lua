@@ -336,7 +336,7 @@ return {
   ---@param opts? table  size (32; where 2^steps does not divide it, pictures are reflected beyond their ends, and
   ---                    H.crop says from which size to which); steps: wavelet steps (2); wavelet: "haar" (default) or
   ---                    "db2" to "db8"; regime, lag; schedule (one for all levels); predict ("edm"); t_aug (0.3),
-  ---                    t_aug_sample (0.1)
+  ---                    t_aug_sample (0)
   ---@return hd.hierarchy.Hierarchy
   images = function(opts) return images(opts) end,
   register = file.register,

@@ -25,9 +25,9 @@ local function grey(size, opts)
     from = function(x) return split(x).textures end,
   }
   return hd.hierarchy.new {
-    name = "grey", split = split, join = join, shape = { 1, size, size }, range = { -1, 1 }, t_aug_sample = 0.1,
+    name = "grey", split = split, join = join, shape = { 1, size, size }, range = { -1, 1 },
     levels = {
-      { name = "shapes", predict = opts.predict, schedule = hd.schedule.karras { p_mean = 0.4, p_std = 1.5 } },
+      { name = "shapes", predict = opts.predict, schedule = hd.schedule.karras { p_mean = 0, p_std = 1.2 } },
       { name = "textures", predict = opts.predict, frame = frame, width = 0.5 },
     },
   }
