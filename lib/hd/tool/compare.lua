@@ -7,11 +7,11 @@
 -- All arms have as many parameters as the flat one (within 2 %: the widths of the levels' networks are searched), the
 -- same budget of training (--minutes of wall clock, --tflop, or the FLOPs of --steps flat steps), as many FLOPs for
 -- each sample, and everything that is no hierarchy: the prediction, AdamW with warm-up and cosine, EMA, statistics of
--- the data, gradients clipped to 1, Heun's sampler. On the way (1/4, 1/2 of the budget) and with fewer and more
--- sampling steps the same figures are taken for the curves. Figures are those of hd.metrics, in the features of
--- --features, or of a classifier trained first and kept in OUT. Each finished cell, an arm with a seed, is appended to
--- OUT/NAME.tsv at once: the same command goes on where an interrupted one ended. OUT/NAME.md holds the tables,
--- OUT/NAME-*.png curves and pictures.
+-- the data, gradients clipped to 1, Heun's sampler. With the first seed the same figures are taken on the way (1/4, 1/2
+-- of the budget) and with fewer and more sampling steps, for the curves. Figures are those of hd.metrics, in the
+-- features of --features, or of a classifier trained first and kept in OUT. Each finished cell, an arm with a seed, is
+-- appended to OUT/NAME.tsv at once: the same command goes on where an interrupted one ended. OUT/NAME.md holds the
+-- tables, OUT/NAME-*.png curves and pictures.
 
 local hd = require "hd"
 local core = require "hd.core"
@@ -46,7 +46,7 @@ local args = hd.args({
   by_class = "all networks are told the labels, and as many pictures of each class are drawn",
   guidance = "of drawing by class", samples = "pictures drawn for each figure, 500 at least",
   sample_steps = "Heun steps of the flat arm",
-  points = "at how many shares of the budget it is measured: 1, 1/2, 1/4 ...; 1: no curves",
+  points = "at how many shares of the budget the first seed is measured: 1, 1/2, 1/4 ...; 1: no curves",
   resamples = "random halves behind each interval", features = "file of `hdlua -m features`",
   feature_steps = "training steps of the features where none are given", out = "folder of the results",
 })
@@ -217,7 +217,8 @@ local function make_study(H, set, features, classes)
   return {
     H = H, set = set, features = features, real = real, of_real = features(real), batch = args.batch, lr = args.lr,
     ema = args.ema,
-    minutes = args.minutes, samples = args.samples, points = args.points, resamples = args.resamples, say = say,
+    minutes = args.minutes, samples = args.samples, points = args.points,
+    first_seed = args.seed, resamples = args.resamples, say = say,
     classes = classes, guidance = args.guidance,
     flip = args.flip == "yes" or (args.flip == "auto" and args.data:sub(1, 4) ~= "idx:"),
   }

@@ -1,5 +1,5 @@
--- hd/tool/compare/cell.lua: one cell: train an arm with a seed, measure on the way and at the end, and at the end with
--- fewer and more sampling steps. Called by: compare.lua.
+-- hd/tool/compare/cell.lua: one cell: train an arm with a seed and measure; with the first seed also on the way, and at
+-- the end with fewer and more sampling steps. Called by: compare.lua.
 
 local hd = require "hd"
 local metrics = hd.metrics
@@ -140,13 +140,14 @@ function cell.run(study, arm, seed)
       arm.name, seed, point, share, state.steps, record.minutes, steps, record.frechet))
     return record, made
   end
-  for _, share in ipairs(shares(study.points)) do
+  local points = seed == study.first_seed and study.points or 1
+  for _, share in ipairs(shares(points)) do
     while state.share() < share do state.step() end
     if share < 1 then add("train", share, arm.sample_steps) end
   end
   for _, factor in ipairs { 0.25, 0.5, 2 } do
     local steps = math.floor(arm.sample_steps * factor + 0.5)
-    if study.points > 1 and steps >= 1 and steps ~= arm.sample_steps then add("sample", 1, steps) end
+    if points > 1 and steps >= 1 and steps ~= arm.sample_steps then add("sample", 1, steps) end
   end
   local record, made = add("end", 1, arm.sample_steps)
   record.copies = metrics.memorisation(study.set, made).copies
