@@ -128,7 +128,7 @@ MNIST_FILES = $(firstword $(wildcard $(MNIST)/*images*))$(COMMA)$(firstword $(wi
 results-images: all ## compare flat and hierarchical diffusion at equal cost, into docs/results: hours
 	$(HDLUA) -m compare --data emoji --minutes 6
 	$(if $(CIFAR10),$(HDLUA) -m compare --data cifar10:$(CIFAR10) --minutes 8)
-	$(if $(MNIST),$(HDLUA) -m compare --data idx:$(MNIST_FILES) --name mnist --by-class --minutes 5)
+	$(if $(MNIST),$(HDLUA) -m compare --data idx:$(MNIST_FILES) --name mnist --by-class --guidance 1.3 --minutes 5)
 
 install: all ## install under PREFIX (and DESTDIR)
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/lib/hdlua $(DESTDIR)$(PREFIX)/share/hdlua $(DESTDIR)$(PREFIX)/share/doc/hdlua

@@ -15,7 +15,7 @@ before_each(function() sandbox.open {} end)
 after_each(sandbox.close)
 
 describe("arms", function()
-  it("choose widths by every combination: within 1.9 % the most alike, else the nearest", function()
+  it("choose widths by every combination: within 2 % the most alike, else the nearest", function()
     local first = { { 8, 10 }, { 16, 40 }, { 24, 90 } }
     local lists = { first, { { 8, 100 }, { 16, 400 }, { 24, 900 } } }
     assert.are.same({ 16, 16 }, (arms.choose(lists, 440)))

@@ -289,6 +289,34 @@ describe("training options", function()
     assert.are.equal(3, select(2, H:sample(all, 1, { steps = 1, all = true })).colours:size(2))
   end)
 
+  it("one level goes on where it was, by itself", function()
+    -- a level's network, optimizer and average, in training or put back
+    local function level(from)
+      core.seed(4)
+      local models = H:models { width = 8, levels = { "colours" } }
+      local state = { models = models, opt = optim.AdamW(models:parameters(), { lr = 1e-3 }), ema = optim.EMA(models) }
+      for key, part in next, from or {} do state[key]:load_state_dict(part) end
+      return state
+    end
+    local function train(state, first, last)
+      for i = first, last do
+        local loss = H:loss(state.models, x:narrow(1, 8 * i - 7, 8), { rng = core.rng(i) })
+        state.opt:zero_grad()
+        loss:backward()
+        state.opt:step()
+        state.ema:update()
+      end
+      return state
+    end
+    local whole, half, saved = train(level(), 1, 6), train(level(), 1, 3), {}
+    for key, part in next, half do saved[key] = part:state_dict() end
+    local resumed = train(level(saved), 4, 6)
+    for i, p in ipairs(whole.ema.model:parameters()) do
+      assert.is_true(p:eq(resumed.ema.model:parameters()[i]):all():item())
+    end
+    assert.is_false(whole.models.colours.conv_in.weight:eq(half.models.colours.conv_in.weight):all():item())
+  end)
+
   it("uncertainty is learned: it finds the error, level by level", function()
     local small = hierarchy.new { split = H.split_fn, join = H.join_fn, shape = { 3, 8, 8 },
       levels = { { name = "shapes", predict = "x0" }, { name = "colours", predict = "x0" },

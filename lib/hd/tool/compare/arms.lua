@@ -55,7 +55,7 @@ end
 -- Parameters ------------------------------------------------------------------------------------------------------
 
 local LARGEST = 128 -- width of a network
-local NEAR = 0.019 -- a share of the target that does not matter
+local NEAR = 0.02 -- a share of the target that does not matter
 
 -- For each level the widths that its network may have, multiples of `grain`, with its parameters: { { width, count },
 -- ... }. One that declares a width of its own (a factor on the flat arm's, `declared`) has no other. Networks that alone
@@ -85,7 +85,7 @@ local function unevenness(lists, choice)
   return high > 0 and high / low or 1
 end
 
---- Widths of the levels' networks with about `target` parameters together: within 1.9 % those most alike, else the
+--- Widths of the levels' networks with about `target` parameters together: within 2 % those most alike, else the
 --- nearest. Every choice is tried.
 ---@param lists table[]  lists[i]: { { width, parameters }, ... } of level i
 ---@param target integer
