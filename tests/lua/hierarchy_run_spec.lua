@@ -318,20 +318,20 @@ describe("training options", function()
   end)
 
   it("uncertainty is learned: it finds the error, level by level", function()
-    local small = hierarchy.new { split = H.split_fn, join = H.join_fn, shape = { 3, 8, 8 },
+    local own = hierarchy.new { split = H.split_fn, join = H.join_fn, shape = { 3, 8, 8 },
       levels = { { name = "shapes", predict = "x0" }, { name = "colours", predict = "x0" },
         { name = "textures", predict = "x0" } } }
-    small:set_stats { shapes = { std = 10 } } -- networks that give 0 err by the variance of the data, here a small one
-    local nets = small:models { uncertainty = true, net = function() return function(z) return z * 0 end end }
+    own:set_stats { shapes = { std = 10 } } -- networks that give 0 err by the variance of the data, here a own one
+    local nets = own:models { uncertainty = true, net = function() return function(z) return z * 0 end end }
     assert.are.equal(0, nets.uncertainty.shapes[2].bias:item())
     local opt = optim.AdamW(nets:param_groups(), { lr = 3e-2 })
     local parts
     for _ = 1, 100 do
       local loss
-      loss, parts = small:loss(nets, x)
+      loss, parts = own:loss(nets, x)
       opt:zero_grad() loss:backward() opt:step()
     end
-    local told = nets:uncertainty_of(small:level "shapes", core.full({ 1 }, -200)):exp():item()
+    local told = nets:uncertainty_of(own:level "shapes", core.full({ 1 }, -200)):exp():item()
     assert.is_true(math.abs(math.log(told / parts.shapes)) < 0.3, ("%g for an error of %g"):format(told, parts.shapes))
   end)
 end)

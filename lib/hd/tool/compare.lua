@@ -31,9 +31,9 @@ end
 local args = hd.args({
   data = "emoji", size = 32, name = hd.args.string, arms = table.concat(REGIMES, ","), seeds = 3,
   minutes = hd.args.number, tflop = hd.args.number, steps = hd.args.integer, batch = 32, width = 32, lr = 4e-3,
-  predict = { "edm", "v" }, weight = { "uniform", "min_snr" }, ema = 0.995, flip = { "auto", "yes", "no" }, by_class = false, guidance = hd.args.number,
-  samples = 2000, sample_steps = 18, points = 3, resamples = 10, features = hd.args.string, feature_steps = 1500,
-  out = "docs/results",
+  predict = { "edm", "v" }, weight = { "uniform", "min_snr" }, ema = 0.995, flip = { "auto", "yes", "no" },
+  by_class = false, guidance = hd.args.number, samples = 2000, sample_steps = 18, points = 3, resamples = 10,
+  features = hd.args.string, feature_steps = 1500, out = "docs/results",
 }, {
   "Compare flat and hierarchical diffusion at equal cost.",
   data = "emoji, shapes, cifar10:DIR, folder:DIR or idx:IMAGES,LABELS", size = "pixels of a side",

@@ -58,8 +58,8 @@ local LARGEST = 128 -- width of a network
 local NEAR = 0.02 -- a share of the target that does not matter
 
 -- For each level the widths that its network may have, multiples of `grain`, with its parameters: { { width, count },
--- ... }. One that declares a width of its own (a factor on the flat arm's, `declared`) has no other. Networks that alone
--- are larger than the target are not made.
+-- ... }. One that declares a width of its own (a factor on the flat arm's, `declared`) has no other. Networks that
+-- alone are larger than the target are not made.
 local function candidates(H, regime, declared, classes, target, grain)
   local lists = {}
   for i, level in ipairs(H.levels) do
