@@ -107,16 +107,19 @@ static void multiply(matrix c, matrix a, const float *b, int64_t m, int64_t n, i
 // z[0..tk) -> exp(scale * z - m), m the largest scale * z; returns m + log of their sum, *sum is the sum.
 static float exp_row(float *z, const head *h, float *sum) {
     const int64_t whole = h->ld - 16;
+    for (int64_t j = 0; j < h->tk && h->scale == 0; j++)
+        z[j] *= 0;
+    const float scale = h->scale == 0 ? 1 : h->scale; // 0 * INFINITY would be no weight of 0
     for (int64_t j = h->tk; j < whole; j++)
-        z[j] = h->scale < 0 ? INFINITY : -INFINITY; // weight 0
+        z[j] = scale < 0 ? INFINITY : -INFINITY; // weight 0
     vf most = vf_set(-INFINITY), sums = {0};
     for (int64_t j = 0; j < whole; j += VF_LANES)
-        most = vf_max(most, vf_load(z + j) * h->scale);
+        most = vf_max(most, vf_load(z + j) * scale);
     float largest = -INFINITY;
     for (int l = 0; l < VF_LANES; l++)
         largest = most[l] > largest ? most[l] : largest;
     for (int64_t j = 0; j < whole; j += VF_LANES) {
-        const vf x = vf_exp_mid(vf_load(z + j) * h->scale - largest);
+        const vf x = vf_exp_mid(vf_load(z + j) * scale - largest);
         sums += x;
         vf_store(z + j, x);
     }

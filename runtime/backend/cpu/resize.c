@@ -103,9 +103,10 @@ typedef void resize_task(const hd_resize_args *, plane_task, const taps *rows, c
 
 static hd_status resize_with(const hd_resize_args *a, resize_task *task) {
     const int64_t oh = a->y.shape[2], ow = a->y.shape[3];
-    taps *rows = hd_alloc((size_t)(oh + ow) * sizeof *rows), *columns = rows + oh;
+    taps *rows = hd_alloc((size_t)(oh + ow) * sizeof *rows);
     if (!rows)
         return hd_fail(HD_ENOMEM, "resize: no memory for a table of %lld positions", (long long)(oh + ow));
+    taps *columns = rows + oh;
     for (int64_t i = 0; i < oh; i++)
         rows[i] = taps_at(a, i, a->x.shape[2], oh);
     for (int64_t j = 0; j < ow; j++)
