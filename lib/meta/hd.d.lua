@@ -514,6 +514,12 @@ function hd.hierarchy.Hierarchy:stats_dict() end
 ---@param z? any
 function hd.hierarchy.Hierarchy:unstandardise(name, z) end
 
+--- Channels of a level's network where H:models is given one number.
+---@param name string
+---@param width integer
+---@return integer
+function hd.hierarchy.Hierarchy:width_of(name, width) end
+
 --- An encoder of two convolutions, one of which looks at squares of `factor`, and its mirror image.
 ---@class hd.hierarchy.autoencoder: hd.nn.Module
 ---@overload fun(opts?: table): hd.hierarchy.autoencoder

@@ -79,7 +79,7 @@ static hd_view slice(hd_view v, int d, int64_t first, int64_t count) {
     return v;
 }
 
-// Whole groups that lie in one piece of memory: channels first.. of all; x, dx and add have these channels alone.
+// Whole groups that lie in one piece of memory, never none: channels first.. of all; x, dx and add have these channels alone.
 typedef struct {
     hd_view x, dx, add;
     int64_t first;
@@ -99,8 +99,6 @@ static hd_status run_forward(hd_op_call *c, const run *runs, int count, hd_view 
     hd_status status = take_affine(c, &w, &b);
     for (int i = 0; i < count && status == HD_OK; i++) {
         const int64_t width = y.shape[1] / groups, first = runs[i].first, channels = runs[i].x.shape[1];
-        if (channels == 0)
-            continue;
         status = hd_be()->norm(
             &(hd_norm_args){.x = runs[i].x,
                             .w = slice(flat(w), 0, first, channels),
@@ -127,8 +125,6 @@ static hd_status run_backward(hd_op_call *c, const run *runs, int count, hd_view
     hd_status status = take_affine(c, &w, &b);
     for (int i = 0; i < count && status == HD_OK; i++) {
         const int64_t width = dy.shape[1] / groups, first = runs[i].first, channels = runs[i].x.shape[1];
-        if (channels == 0)
-            continue;
         status = hd_be()->norm_back(
             &(hd_norm_back_args){.x = runs[i].x,
                                  .w = slice(flat(w), 0, first, channels),
@@ -362,7 +358,8 @@ hd_status hd_layer_norm_forward(hd_op_call *c) {
         HD_CHECK(check_affine(where, x, c->in[2], "bias", tail, c->args->sizes));
     HD_CHECK(hd_tensor_new(x->dtype, x->ndim, x->shape, HD_ROW_MAJOR, &c->out));
     HD_CHECK(hd_do_contiguous(x, &dense));
-    const hd_status status = run_forward(c, &(run){.x = as_rows(dense, tail)}, 1, as_rows(c->out, tail), 1, c->aux);
+    const run all = {.x = as_rows(dense, tail)};
+    const hd_status status = run_forward(c, &all, all.x.shape[1] > 0, as_rows(c->out, tail), 1, c->aux);
     hd_tensor_release(dense);
     return status;
 }
@@ -376,12 +373,9 @@ hd_status hd_layer_norm_backward(hd_op_call *c) {
     if (status == HD_OK && c->want[0])
         status = hd_tensor_new(x->dtype, x->ndim, x->shape, HD_ROW_MAJOR, &c->din[0]);
     const bool add = c->din[0] && c->so_far[0] && hd_tensor_is_contiguous(c->so_far[0]);
+    const run all = {as_rows(x, tail), as_rows(c->din[0], tail), as_rows(add ? c->so_far[0] : NULL, tail), 0};
     if (status == HD_OK)
-        status = run_backward(c,
-                              &(run){.x = as_rows(x, tail),
-                                     .dx = as_rows(c->din[0], tail),
-                                     .add = as_rows(add ? c->so_far[0] : NULL, tail)},
-                              1, as_rows(dy, tail), 1, c->aux);
+        status = run_backward(c, &all, all.x.shape[1] > 0, as_rows(dy, tail), 1, c->aux);
     c->added[0] = add && status == HD_OK;
     hd_tensor_release(x);
     hd_tensor_release(dy);

@@ -82,8 +82,7 @@ return function(Hierarchy, opts)
   local inner_split, inner_join = maps(o.steps, o.wavelet)
   local split, join = cropped(inner_split, inner_join, o.size, whole)
   -- Neighbours in the coarse levels say much the same, so what a picture is gets decided under strong noise: their
-  -- training looks there more often. Emoji after 200 s on one core, Fréchet distance: 7.3 with p_mean 0.4 and p_std
-  -- 1.5, 5.4 with these.
+  -- training looks there more often.
   local coarse = o.schedule or schedule.karras { p_mean = 0, p_std = 1.2 }
   local function level(name, fields)
     fields.name, fields.predict = name, o.predict
@@ -95,7 +94,7 @@ return function(Hierarchy, opts)
     t_aug = o.t_aug, t_aug_sample = o.t_aug_sample, lag = o.lag,
     levels = {
       level("shapes", { schedule = coarse }), level("colours", { schedule = coarse }),
-      -- on the grid of the picture, where a channel costs sixteen times as much (docs/HIERARCHIES.md has the figures)
+      -- on the grid of the picture, where a channel costs sixteen times as much
       level("textures", { frame = picture_frame(inner_split, inner_join), width = 0.5 }),
     },
   }

@@ -156,11 +156,14 @@ local function make_level_net(level, spec, o)
   return level and level.mean_bypass and MeanBypass(net, spec.channels) or net
 end
 
+-- Channels of a level's network by those of H:models.
+local function level_width(level, width) return math.max(1, math.floor(width * level.width + 0.5)) end
+
 -- Width and depth of a network for these levels: { name = channels }, or a number, which a level's own factor changes.
 local function net_options(o, name, spec, levels)
   local width = type(o.width) == "table" and (o.width[name] or 64) or o.width
   check.arg("models", "width", width, "integer")
-  if #levels == 1 and type(o.width) == "number" then width = math.max(1, math.floor(width * levels[1].width + 0.5)) end
+  if #levels == 1 and type(o.width) == "number" then width = level_width(levels[1], width) end
   return { net = o.net, width = width, depth = o.depth or (spec.vocab and 2 or 1) }
 end
 
@@ -221,6 +224,12 @@ local function flat_spec(self)
 end
 
 return function(Hierarchy)
+  --- Channels of a level's network where H:models is given one number.
+  ---@param name string
+  ---@param width integer
+  ---@return integer
+  function Hierarchy:width_of(name, width) return level_width(self:level(name), width) end
+
   -- What H:models made.
   function Hierarchy.check_models(_, where, models)
     if type(models) ~= "table" or type(models._plan) ~= "table" then
@@ -239,10 +248,9 @@ return function(Hierarchy)
   --- Make the networks.
   ---@param opts? table  net: "auto" (a U-Net for numbers, a transformer for tokens), "unet", "transformer" or a
   ---  function (spec, opts) -> layer; width (64; by name, or one number, which the levels' own factors change) and
-  ---  depth (blocks per level, 1; of a transformer 2); regime (the
-  ---  hierarchy's); share: one network that is told the level (false); levels: names of those to make networks for
-  ---  (all), to train a level at a time; classes: how many labels there are; uncertainty: weigh each level's loss by an
-  ---  error that is learned with it (false)
+  ---  depth (blocks per level, 1; of a transformer 2); regime (the hierarchy's); share: one network that is told the
+  ---  level (false); levels: names of those to make networks for (all), to train a level at a time; classes: how many
+  ---  labels there are; uncertainty: weigh each level's loss by an error that is learned with it (false)
   ---@return hd.hierarchy.Models
   function Hierarchy:models(opts)
     local o = check.options("models", opts, {

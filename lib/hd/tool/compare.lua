@@ -216,9 +216,8 @@ local function make_study(H, set, features, classes)
   local real = some_real(set)
   return {
     H = H, set = set, features = features, real = real, of_real = features(real), batch = args.batch, lr = args.lr,
-    ema = args.ema,
-    minutes = args.minutes, samples = args.samples, points = args.points,
-    first_seed = args.seed, resamples = args.resamples, say = say,
+    ema = args.ema, minutes = args.minutes, samples = args.samples, points = args.points, first_seed = args.seed,
+    resamples = args.resamples, say = say,
     classes = classes, guidance = args.guidance,
     flip = args.flip == "yes" or (args.flip == "auto" and args.data:sub(1, 4) ~= "idx:"),
   }

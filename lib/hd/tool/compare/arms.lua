@@ -45,9 +45,8 @@ function arms.hierarchy(set, opts)
       c, h, w)
   end
   local H = c == 3 and hd.hierarchy.images { size = h, predict = opts.predict } or grey(h, opts)
-  for _, level in ipairs(H.levels) do
-    if opts.weight == "min_snr" then level.loss_weight = hd.schedule.weight.min_snr {} end
-  end
+  local weight = opts.weight == "min_snr" and hd.schedule.weight.min_snr {} or nil
+  for _, level in ipairs(H.levels) do level.loss_weight = weight end
   H:check(set)
   return H:fit_stats(set)
 end
@@ -63,7 +62,7 @@ local NEAR = 0.02 -- a share of the target that does not matter
 local function candidates(H, regime, declared, classes, target, grain)
   local lists = {}
   for i, level in ipairs(H.levels) do
-    local own = declared and level.width ~= 1 and math.max(1, math.floor(declared * level.width + 0.5))
+    local own = declared and level.width ~= 1 and H:width_of(level.name, declared)
     lists[i] = {}
     for width = own or 8, own or LARGEST, grain do
       local models = H:models { regime = regime, width = { [level.name] = width }, levels = { level.name },
