@@ -79,7 +79,8 @@ static hd_view slice(hd_view v, int d, int64_t first, int64_t count) {
     return v;
 }
 
-// Whole groups that lie in one piece of memory, never none: channels first.. of all; x, dx and add have these channels alone.
+// Whole groups that lie in one piece of memory, never none: channels first.. of all; x, dx and add have these channels
+// alone.
 typedef struct {
     hd_view x, dx, add;
     int64_t first;
