@@ -324,7 +324,7 @@ Hierarchy.save = file.save
 class.guard(Hierarchy, {
   "save", "consistency", "drift", "level", "level_names", "split", "join", "check", "fit_stats", "set_stats",
   "stats_dict", "load_stats_dict", "state_dict", "load_state_dict", "standardise", "unstandardise", "models", "loss",
-  "pictures", "sample",
+  "pictures", "sample", "width_of",
 })
 
 local images = file.register("images", function(opts) return require "hd.hierarchy.images" (Hierarchy, opts) end)

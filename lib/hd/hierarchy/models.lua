@@ -228,7 +228,9 @@ return function(Hierarchy)
   ---@param name string
   ---@param width integer
   ---@return integer
-  function Hierarchy:width_of(name, width) return level_width(self:level(name), width) end
+  function Hierarchy:width_of(name, width)
+    return level_width(self:level(name), check.arg("H:width_of", "width", width, "integer"))
+  end
 
   -- What H:models made.
   function Hierarchy.check_models(_, where, models)
