@@ -9,6 +9,10 @@ local rng = {}
 
 ---@class hd.data.Batches
 
+---@class hd.data.TextBatches
+
+---@class hd.data.TextSet
+
 ---@class hd.hierarchy.MeanBypass : hd.nn.Module
 
 ---@class hd.hierarchy.Level
@@ -26,6 +30,8 @@ local rng = {}
 ---@field loss string       "mse" or "huber"
 ---@field guidance number|table?  of sampling with labels
 ---@field vocab integer?   of mask levels: tokens are 1 to vocab
+---@field blank integer?   the token that stands where another level has one
+---@field rate string      of mask levels: how the share of masks falls with time, "linear" or "cosine"
 
 ---@class hd.hierarchy.Models : hd.nn.Module
 ---@field regime string
@@ -299,6 +305,13 @@ function hd.data.open(word, opts) end
 ---@return hd.data.Set
 function hd.data.shapes(opts) end
 
+--- A text file, or the poems that come with hdlua, as windows of tokens.
+---@param path? string  UTF-8; without it some poems and speeches in the public domain
+---@param opts? table  length: tokens of a window (128); unit: "char" (default) or "word"; size: the most symbols of the vocabulary (65,536); vocabulary: one that is there, instead of that of the text
+---@return hd.data.TextSet? set  nil and a message where the file cannot be read
+---@return string? message
+function hd.data.text(path, opts) end
+
 --- The first operation, forward or backward, whose result holds a NaN, or an infinity that its inputs did not have, is an error. It names the operation, its layer and shapes, the line that called it, and which input was not finite already. For searching: each result is read once more (at most three times slower). Without fn: `local _ <close> = hd.detect_anomaly()`; for a whole script: `hdlua --anomaly SCRIPT`.
 ---@param fn? any
 ---@param ... any
@@ -391,6 +404,9 @@ hd.hierarchy = {}
 --- batch_share, the part of each batch that it is trained on (1);
 --- mean_bypass: means over all positions by a path of their own, against colour casts of large pictures (false);
 --- width: of its network, as a factor on that of H:models (1), since a level on a fine grid costs most;
+--- blank: a token for positions that belong to another level, where levels of kind mask have the same positions; what
+--- coarser ones have is then laid over the tokens that the network sees; rate: how the share of masks falls with time,
+--- "linear" (default) or "cosine" (fewer are lifted at the beginning);
 --- frame { to =, from = }, an isometry into the coordinates in which the network works and its adjoint.
 --- The regime says when each level is noisy. With progress u from 1 (noise) to 0: "flat" x as a whole, "cascade" level
 --- after level, "joint" all together, "staggered" in windows that overlap, "free" trained for any. An own regime is a
@@ -401,6 +417,16 @@ hd.hierarchy = {}
 ---@field regime string
 ---@overload fun(opts: table): hd.hierarchy.Hierarchy
 hd.hierarchy.Hierarchy = {}
+
+--- The bound on -ln p(x) of a hierarchy of levels of kind mask: for each sample the sum over all positions and
+--- levels, by as many times from 0 to 1 as wanted, one from each equal part. The coarser levels of a cascade are seen
+--- as they are, so that the levels' bounds add up to that of x. Source: Sahoo et al. 2024 (MDLM), equation 10.
+---@param models hd.hierarchy.Models
+---@param x hd.Tensor  [n, ...]
+---@param opts? table  times (64), regime (the models'; not "free", which has no order), rng, labels
+---@return hd.Tensor nats  f64 [n]
+---@return table<string, number> parts  its mean by level
+function hd.hierarchy.Hierarchy:bound(models, x, opts) end
 
 --- Check on data that join undoes split: to 1e-5 (relative, in L2) for floats, exactly for whole numbers.
 ---@param data hd.Tensor|hd.data.Set  a batch, or a set of which the first 64 entries are used
@@ -627,7 +653,7 @@ function hd.hierarchy.partition(sets) end
 ---     local bands = hd.hierarchy.register("bands", function(opts) return hd.hierarchy.new { … } end)
 ---     local H = bands { rate = 8000 }
 ---@param name string
----@param make fun(opts: table?): hd.hierarchy.Hierarchy  its options: numbers, strings, booleans and tables of them
+---@param make fun(opts: table?): hd.hierarchy.Hierarchy, table?  its options: numbers, strings, booleans and tables of them; where they hold anything else it also gives those that do not
 ---@return fun(opts: table?): hd.hierarchy.Hierarchy  declares as `make` does, and remembers name and options
 function hd.hierarchy.register(name, make) end
 
@@ -649,6 +675,23 @@ function hd.hierarchy.residual(opts) end
 ---@return fun(x: hd.Tensor): table<string, hd.Tensor>
 ---@return fun(z: table<string, hd.Tensor>): hd.Tensor
 function hd.hierarchy.summary(split, join, summaries) end
+
+--- Texts as sentences, phrases and words, each level with the positions of the text: what ends sentences (of words
+--- also the rarest in each sentence), what parts phrases (also the rarest word of each phrase), and the rest.
+---     local set = hd.data.text("book.txt", { length = 128 })
+---     local H = hd.hierarchy.text { vocabulary = set.vocabulary, length = 128 }
+---     local models = H:models { width = 256, depth = 4, share = true }
+---@param opts table  vocabulary: a hd.text.Vocabulary, or its state; length: tokens of a text (128); levels: 3, 2 (phrase and word) or 1 (word: not ordered by level); rate: "linear" or "cosine"; steps (64); regime, lag; t_aug (0)
+---@return hd.hierarchy.Hierarchy H  with the field `vocabulary`
+function hd.hierarchy.text(opts) end
+
+--- A sampler for levels of kind mask, for a level's `sampler` or H:sample's. In a step from the share of masks t to s,
+--- order "chance" lifts each mask with chance (t - s) / t (ancestral, the default), "confidence" those whose token
+--- is surest, as in MaskGIT (Chang et al. 2022). cached: a network is not asked again where the step before lifted no
+--- mask, as in MDLM; it is then told an older time. temperature: of the tokens (1; 0 takes the likeliest).
+---@param opts? { order: string, cached: boolean, temperature: number }
+---@return function
+function hd.hierarchy.unmask(opts) end
 
 ---@class hd.hierarchy.wavelet
 hd.hierarchy.wavelet = {}
@@ -768,6 +811,19 @@ hd.metrics = {}
 ---@return number[] ratios  steps + 1 of them
 ---@return table? interval  low and high are lists too
 function hd.metrics.band_energy(real, made, opts) end
+
+--- The bound on the bits that each character of a text takes, by a hierarchy of tokens: the lower, the better it knows
+--- such texts; 8 for bytes that it knows nothing of. Figures of other vocabularies compare as long as both know all
+--- symbols (what a vocabulary does not know counts as one symbol, however long). Source: H:bound.
+---     print(hd.metrics.bits_per_character(H, ema.model, held_out))
+---@param H hd.hierarchy.Hierarchy  hd.hierarchy.text{}
+---@param models hd.hierarchy.Models
+---@param set hd.data.TextSet       of the hierarchy's vocabulary and length
+---@param opts? table  times: from each part of 0 to 1 one, for each window (64); windows: as many, evenly from the text (all); batch (32); seed (0); resamples: for the interval, by windows (0)
+---@return number bits
+---@return table? interval
+---@return table<string, number> parts  bits by level
+function hd.metrics.bits_per_character(H, models, set, opts) end
 
 --- Chain gap of each level: how much worse a level is where it follows drawn coarser levels instead of the real ones,
 --- { level = { given =, drawn =, gap = } }: sliced Wasserstein distances of the level's standardised coordinates from
@@ -1172,9 +1228,9 @@ hd.nn.Timesteps = {}
 ---     local net = nn.Transformer { vocab_size = 256, max_length = 128, dim = 256, depth = 4, heads = 4 }
 ---     local logits = net(tokens, t)
 --- Options: vocab_size, max_length, dim, depth, heads, mlp_ratio, dropout, fuse_qkv, out_size (logits per position,
---- default vocab_size), gradient_checkpointing (blocks are computed again in backward: less memory for more time),
---- num_class_embeds, and the time's: time_dim (64), time_embed_dim (dim), time_inputs, time_scale,
---- time_embedding_type, flip_sin_to_cos, freq_shift.
+--- default vocab_size), conv_kernel (of a convolution before each attention; none), gradient_checkpointing (blocks are
+--- computed again in backward: less memory for more time), num_class_embeds, and the time's: time_dim (64),
+--- time_embed_dim (dim), time_inputs, time_scale, time_embedding_type, flip_sin_to_cos, freq_shift.
 ---@class hd.nn.Transformer: hd.nn.Module
 ---@overload fun(opts: table): hd.nn.Transformer
 hd.nn.Transformer = {}
@@ -1186,8 +1242,11 @@ function hd.nn.Transformer:disable_gradient_checkpointing() end
 function hd.nn.Transformer:enable_gradient_checkpointing() end
 
 --- x + attention(LayerNorm(x)), then x + MLP(LayerNorm(x)) with GELU. Source: Vaswani et al. 2017, norms first.
+--- With conv_kernel, before that, x + a convolution of each channel over so many positions: what stands beside what is
+--- there from the start, where attention would have to learn it first (masked characters, 200 steps: 3.6 bits each,
+--- without it 4.9). Source: Chu et al. 2021 (conditional positional encoding).
 ---@class hd.nn.TransformerBlock: hd.nn.Module
----@overload fun(dim: integer, opts?: { heads: integer, mlp_ratio: number, dropout: number, fuse_qkv: boolean }): hd.nn.TransformerBlock
+---@overload fun(dim: integer, opts?: { heads: integer, mlp_ratio: number, dropout: number, fuse_qkv: boolean, conv_kernel: integer }): hd.nn.TransformerBlock
 hd.nn.TransformerBlock = {}
 
 --- A U-Net that predicts from a noisy input and its time.
@@ -2017,6 +2076,40 @@ function hd.stack(xs, dim) end
 ---@param options? any
 ---@return hd.Tensor tensor
 function hd.tensor(values, options) end
+
+---@class hd.text
+hd.text = {}
+
+--- The symbols of a text, numbered from 1.
+--- Number the symbols of a text by how often they occur, or take the state of an earlier vocabulary.
+---     local v = hd.text.Vocabulary("to be or not to be", { unit = "word" })
+---     v:decode(v:encode "to be")                     -- "to be"
+---@class hd.text.Vocabulary
+---@field unit string       "char" or "word"
+---@field symbols string[]  by number; the last one, U+FFFD, stands for all that are not there
+---@field counts integer[]  how often each was seen
+---@overload fun(source: string|table, opts?: table): hd.text.Vocabulary
+hd.text.Vocabulary = {}
+
+--- Numbers as a text; those that are no symbols, as masks are, become "_".
+---@param ids hd.Tensor|integer[]  [t], or [n, t]
+---@return string|string[]  a list for [n, t]
+function hd.text.Vocabulary:decode(ids) end
+
+--- A text as numbers.
+---@param s string  UTF-8
+---@return hd.Tensor  i64 [symbols]
+function hd.text.Vocabulary:encode(s) end
+
+--- What makes the same vocabulary again: hd.text.Vocabulary(state). Numbers and strings alone.
+---@return table
+function hd.text.Vocabulary:state() end
+
+--- Read a text file: UTF-8, of at most 256 MiB. A byte order mark is dropped, line ends become "\n".
+---@param path string
+---@return string? text  nil and a message where it cannot be read, is empty or is no UTF-8
+---@return string? message
+function hd.text.load(path) end
 
 --- With a number set the threads that compute; tells how many
 ---@param n? any

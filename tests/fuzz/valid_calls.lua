@@ -64,6 +64,9 @@ local function denoise(x) return x * 0.5 end
 local function level_net() return { net = function() return denoise end, regime = "cascade" } end
 local function none() return {} end
 
+local function vocabulary() return hd.text.Vocabulary("to be or not to be", { unit = "word" }) end
+local function poems() return hd.data.text(nil, { length = 16 }) end
+
 local function hierarchy()
   return hd.hierarchy.new {
     name = "two", shape = { 2, 4 }, regime = "cascade",
@@ -87,6 +90,16 @@ methods("hd.data.Set", set, {
   batches = function() return { { size = 2, seed = 1, flip = true, prefetch = 0, transform = math.abs } } end,
   get = function() return { 2 } end, split = function() return { 0.5, 1 } end,
   subset = function() return { { 1, 2 } } end,
+})
+methods("hd.text.Vocabulary", vocabulary, {
+  encode = function() return { "to be" } end, decode = function() return { { 1, 2 } } end, state = none,
+})
+methods("hd.data.TextSet", poems, {
+  batches = function() return { { size = 2, seed = 1 } } end, get = function() return { 2 } end,
+  split = function() return { 0.5 } end,
+})
+methods("hd.data.TextBatches", function() return poems():batches { size = 2 } end, {
+  state_dict = none, load_state_dict = function() return { poems():batches({ size = 2 }):state_dict() } end,
 })
 methods("hd.nn.Module", small_net, {
   apply = function() return { math.type } end, buffers = none, clone = none, eval = none, named_buffers = none,
@@ -148,6 +161,7 @@ local others = {
   ["data.cifar10"] = function() return { "x", {} } end,
   ["data.folder"] = function() return { "x", { size = 8 } } end,
   ["data.idx"] = function() return { "x.gz", "y.gz" } end,
+  ["data.text"] = function() return { nil, { length = 16, unit = "word", size = 99 }, n = 2 } end,
   ["data.shapes"] = function() return { { n = 4, size = 8, seed = 1 } } end,
   ["gradcheck"] = function() return { denoise, { hd.ones(2, { dtype = "f64" }) }, { eps = 1e-6 } } end,
   ["guidance.between"] = function() return { denoise, denoise, { scale = 2 } } end,
@@ -165,6 +179,8 @@ local others = {
   ["hierarchy.haar.up"] = function() return { hd.ones(1, 1, 2, 2), hd.ones(1, 3, 2, 2) } end,
   ["hierarchy.images"] = function() return { { size = 16, steps = 1 } } end,
   ["hierarchy.partition"] = function() return { { a = { 1, 3 }, b = { 2 } } } end,
+  ["hierarchy.text"] = function() return { { vocabulary = vocabulary(), length = 8, levels = 2, rate = "cosine" } } end,
+  ["hierarchy.unmask"] = function() return { { order = "confidence", cached = true, temperature = 0.5 } } end,
   ["image.grid"] = function() return { bytes(3, 3, 2, 2), { columns = 2, pad = 1 } } end,
   ["image.load"] = function() return { "a.png", { channels = 3, dtype = "u8" } } end,
   ["image.resize"] = function() return { bytes(3, 4, 4), { 2, 2 } } end,

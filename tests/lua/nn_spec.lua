@@ -416,6 +416,16 @@ describe("Transformer", function()
     assert.matches("text is too long: got 9 tokens", error_of(net, core.randint(1, 10, { 1, 9 }), 1))
   end)
 
+  it("sees neighbours by a convolution", function()
+    local net = nn.Transformer { vocab_size = 9, max_length = 8, dim = 16, depth = 1, time_dim = 8, conv_kernel = 3 }
+    local conv = net.blocks[1].conv
+    assert.are.same({ 16, 1, 3 }, conv.weight:shape())
+    local x = core.randint(1, 9, { 2, 8 })
+    net(x, 1):square():sum():backward()
+    assert.is_true(conv.weight:grad():abs():amin():item() > 0)
+    assert.matches("conv_kernel is wrong: got 4", error_of(nn.TransformerBlock, 16, { conv_kernel = 4 }))
+  end)
+
   it("learns to copy", function()
     local net = nn.Transformer { vocab_size = 6, max_length = 4, dim = 16, depth = 1, heads = 2, time_dim = 8 }
     local opt = require "hd.optim".AdamW(net:parameters(), { lr = 1e-2 })

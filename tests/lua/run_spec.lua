@@ -67,7 +67,7 @@ describe("a run", function()
   it("goes to its end with a log, plain progress lines and a checkpoint", function()
     local text, code = shell "$H s.lua"
     assert.are.equal(0, code)
-    assert.matches("step 20/20 .+ images/s  loss %d.%d+  a 2.0000  b %d.%d+  rate %d.+e[+-]%d+  ETA 0:00\n", text)
+    assert.matches("step 20/20 .+ samples/s  loss %d.%d+  a 2.0000  b %d.%d+  rate %d.+e[+-]%d+  ETA 0:00\n", text)
     assert.is_nil(text:find("\r", 1, true))
     local steps = {}
     for entry in logs.entries(path "r/log.jsonl") do
@@ -83,8 +83,8 @@ describe("a run", function()
   it("says the most of its progress in the columns that there are", function()
     local progress = require "hd.run.progress" { "shapes", "colours" }
     progress:start(0, 5230)
-    local entry = { loss = 1.25, images_per_s = 310.4, rate = 2e-3, levels = { shapes = 0.5, colours = 0.75 } }
-    assert.matches("^step 15/5230  310%.4 images/s  loss 1%.2500  shapes 0%.5000  colours 0%.7500  rate 2%.00e%-03",
+    local entry = { loss = 1.25, samples_per_s = 310.4, rate = 2e-3, levels = { shapes = 0.5, colours = 0.75 } }
+    assert.matches("^step 15/5230  310%.4 samples/s  loss 1%.2500  shapes 0%.5000  colours 0%.7500  rate 2%.00e%-03",
       progress:text(15, entry))
     assert.matches("^15/5230 310/s loss 1%.25 shapes 0%.50 colours 0%.75 rate 2e%-03 ETA", progress:text(15, entry, 79))
     assert.matches("^15/5230 310/s loss 1%.25 shapes 0%.50 colours 0%.75 ETA", progress:text(15, entry, 60))

@@ -1,4 +1,4 @@
--- hd/data/init.lua: hd.data, sets of pictures. Calls: hd.data.*. Called by: hd.lua.
+-- hd/data/init.lua: hd.data, sets of pictures and texts. Calls: hd.data.*. Called by: hd.lua.
 
 return {
   Set = require "hd.data.set",
@@ -8,4 +8,5 @@ return {
   idx = require "hd.data.idx",
   open = require "hd.data.open",
   shapes = require "hd.data.shapes",
+  text = require "hd.data.text".open,
 }

@@ -139,8 +139,41 @@ function context.predict(models, level, z, time, seen)
   return frame and frame.from(y) or y
 end
 
+-- Is it a token, neither blank nor mask?
+local function is_token(level, z) return z:ne(level.blank):logical_and(z:le(level.vocab)) end
+
+-- Levels with the same positions: the tokens that others show lie over a level's own. Also where coarser ones show one:
+-- there this level is blank, whatever the network says.
+local function overlaid(self, level, z, names, noisy)
+  local settled
+  for i = #names, 1, -1 do -- the coarsest comes last
+    local shown = is_token(level, noisy[names[i]])
+    z = core.op.where(shown, noisy[names[i]], z)
+    if self[names[i]].index < level.index then settled = settled and settled:logical_or(shown) or shown end
+  end
+  return z, settled
+end
+
+-- Logits of a level that is certainly blank: [1, 1, vocab].
+local function blank_logits(level, dtype)
+  local list = {}
+  for i = 1, level.vocab do list[i] = i == level.blank and 0.0 or -1e9 end
+  return core.tensor(list, { dtype = dtype }):view { 1, 1, level.vocab }
+end
+
+-- The context's tokens stand in front of the level's own.
+local function in_front(z, names, noisy)
+  local parts, before = {}, 0
+  for i, name in ipairs(names) do
+    parts[i] = noisy[name]
+    before = before + parts[i]:size(2)
+  end
+  parts[#parts + 1] = z
+  return #parts == 1 and z or core.op.cat(parts, 2), before
+end
+
 --- Call a mask level's network: its logits [n, t, vocab] for the tokens z [n, t] (vocab + 1 is the mask). The context's
---- tokens stand in front of the level's own.
+--- tokens stand in front of the level's own, or lie over them where levels share positions.
 ---@param models hd.hierarchy.Models
 ---@param level hd.hierarchy.Level
 ---@param z hd.Tensor
@@ -148,16 +181,18 @@ end
 ---@param seen { noisy: table, times: table, labels: hd.Tensor? }
 ---@return hd.Tensor
 function context.logits(models, level, z, time, seen)
-  local names, parts, before = models._plan.sees[level.name], {}, 0
-  for i, name in ipairs(names) do
-    parts[i] = seen.noisy[name]
-    before = before + parts[i]:size(2)
-  end
-  parts[#parts + 1] = z
-  local tokens = #parts == 1 and z or core.op.cat(parts, 2)
+  local names, length = models._plan.sees[level.name], z:size(2)
   local cond = { labels = labels_of(models, level, z:size(1), seen.labels) }
-  return models:net(level.name)(tokens, all_times(models, time, names, seen.times), cond)
-    :narrow(2, before + 1, z:size(2))
+  local tokens, before, settled
+  if level.blank then
+    tokens, settled = overlaid(models._plan.by_name, level, z, names, seen.noisy)
+  else
+    tokens, before = in_front(z, names, seen.noisy)
+  end
+  local logits = models:net(level.name)(tokens, all_times(models, time, names, seen.times), cond)
+  if before then logits = logits:narrow(2, before + 1, length) end
+  if not settled then return logits end
+  return core.op.where(settled:unsqueeze(3), blank_logits(level, logits:dtype()), logits)
 end
 
 return context

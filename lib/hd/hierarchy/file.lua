@@ -15,14 +15,15 @@ local registered = {}
 ---     local H = bands { rate = 8000 }
 ---
 ---@param name string
----@param make fun(opts: table?): hd.hierarchy.Hierarchy  its options: numbers, strings, booleans and tables of them
+---@param make fun(opts: table?): hd.hierarchy.Hierarchy, table?  its options: numbers, strings, booleans and tables of
+---  them; where they hold anything else it also gives those that do not
 ---@return fun(opts: table?): hd.hierarchy.Hierarchy  declares as `make` does, and remembers name and options
 function M.register(name, make)
   check.arg("hierarchy.register", "name", name, "string")
   check.arg("hierarchy.register", "make", make, "callable")
   registered[name] = function(opts)
-    local H = make(opts)
-    H.declared = { name = name, options = opts or {} }
+    local H, plain = make(opts)
+    H.declared = { name = name, options = plain or opts or {} }
     return H
   end
   return registered[name]

@@ -18,6 +18,7 @@ local clock = require "hd.hierarchy.clock"
 local core = require "hd.core"
 local file = require "hd.hierarchy.file"
 local residual = require "hd.hierarchy.split.residual"
+local tokens = require "hd.hierarchy.tokens"
 local schedule = require "hd.schedule"
 local prediction = require "hd.schedule.prediction"
 
@@ -36,6 +37,8 @@ local prediction = require "hd.schedule.prediction"
 ---@field loss string       "mse" or "huber"
 ---@field guidance number|table?  of sampling with labels
 ---@field vocab integer?   of mask levels: tokens are 1 to vocab
+---@field blank integer?   the token that stands where another level has one
+---@field rate string      of mask levels: how the share of masks falls with time, "linear" or "cosine"
 
 ---@class hd.hierarchy.Hierarchy
 ---@field name string
@@ -51,7 +54,7 @@ local LEVEL_OPTIONS = {
   { "vocab", "integer" }, { "frame", "table" }, { "sampler", "callable" }, { "context_by", "string|table", "concat" },
   { "batch_share", "number", 1 }, { "loss", { "mse", "huber" }, "mse" }, { "guidance", "number|table" },
   { "mean_bypass", "boolean", false }, { "width", "number", 1 },
-  { "loss_weight", "callable" },
+  { "loss_weight", "callable" }, { "blank", "integer" }, { "rate", { "linear", "cosine" }, "linear" },
 }
 
 -- Names that mean something else: the unsplit x, and fields of the models.
@@ -97,6 +100,18 @@ local function ways_of(levels, level, by)
   return ways
 end
 
+-- Levels that share the positions of a text agree on the token that stands for "not mine".
+local function check_blank(level, first)
+  if level.blank and (level.kind ~= "mask" or level.blank < 1 or level.blank > level.vocab) then
+    check.fail("hierarchy.new", "level '%s': blank is wrong: got %d, expected a token of a level of kind mask",
+      level.name, level.blank)
+  end
+  if first and level.blank ~= first.blank then
+    check.fail("hierarchy.new", "level '%s' has a blank of its own: got %s, expected %s as before", level.name,
+      tostring(level.blank), tostring(first.blank))
+  end
+end
+
 local function read_levels(list, regime)
   if #list == 0 then check.fail("hierarchy.new", "there are no levels: got 0, expected at least 1") end
   local levels, seen, vocab = {}, {}, nil
@@ -112,6 +127,7 @@ local function read_levels(list, regime)
       check.fail("hierarchy.new", "level '%s' has a vocabulary of its own: got %d tokens, expected %d as before",
         level.name, level.vocab, vocab)
     end
+    check_blank(level, levels[1])
     if level.steps < 1 then
       check.fail("hierarchy.new", "level '%s': steps is wrong: got %d, expected at least 1", level.name, level.steps)
     end
@@ -144,6 +160,9 @@ end
 --- batch_share, the part of each batch that it is trained on (1);
 --- mean_bypass: means over all positions by a path of their own, against colour casts of large pictures (false);
 --- width: of its network, as a factor on that of H:models (1), since a level on a fine grid costs most;
+--- blank: a token for positions that belong to another level, where levels of kind mask have the same positions; what
+--- coarser ones have is then laid over the tokens that the network sees; rate: how the share of masks falls with time,
+--- "linear" (default) or "cosine" (fewer are lifted at the beginning);
 --- frame { to =, from = }, an isometry into the coordinates in which the network works and its adjoint.
 ---
 --- The regime says when each level is noisy. With progress u from 1 (noise) to 0: "flat" x as a whole, "cascade" level
@@ -180,7 +199,10 @@ function Hierarchy:context_of(level, regime) return context_of(self.levels, leve
 -- A random batch of the declared shape: numbers, or tokens where the first level is of kind mask.
 function Hierarchy:random(n, shape)
   local first, full, rng = self.levels[1], { n, table.unpack(shape) }, core.rng(0, 1)
-  if first.kind == "mask" then return core.randint(1, first.vocab, full, { rng = rng }) end
+  if first.kind == "mask" then
+    local x = core.randint(1, first.blank and first.vocab - 1 or first.vocab, full, { rng = rng })
+    return first.blank and x + x:ge(first.blank):to "i64" or x -- none is blank
+  end
   return core.randn(full, { rng = rng })
 end
 
@@ -261,7 +283,8 @@ local function batch_of(data, n)
     check.fail("hierarchy", "data is wrong: got %s, expected a tensor or a data set", check.show(data))
   end
   if #data == 0 then check.fail("hierarchy", "the data set is empty") end
-  return data.x:narrow(1, 1, math.min(n, #data)):to "f32" * (1 / 127.5) - 1
+  local x = data.x:narrow(1, 1, math.min(n, #data))
+  return x:dtype() == "u8" and x:to "f32" * (1 / 127.5) - 1 or x -- tokens stay as they are
 end
 -- For stats.lua, which measures on the same pictures as check.
 Hierarchy.batch_of = function(_, data, n) return batch_of(data, n) end
@@ -324,10 +347,11 @@ Hierarchy.save = file.save
 class.guard(Hierarchy, {
   "save", "consistency", "drift", "level", "level_names", "split", "join", "check", "fit_stats", "set_stats",
   "stats_dict", "load_stats_dict", "state_dict", "load_state_dict", "standardise", "unstandardise", "models", "loss",
-  "pictures", "sample", "width_of",
+  "pictures", "sample", "width_of", "bound",
 })
 
 local images = file.register("images", function(opts) return require "hd.hierarchy.images" (Hierarchy, opts) end)
+local text = file.register("text", function(opts) return require "hd.hierarchy.text" (Hierarchy, opts) end)
 
 return {
   new = Hierarchy,
@@ -339,6 +363,19 @@ return {
   ---                    t_aug_sample (0)
   ---@return hd.hierarchy.Hierarchy
   images = function(opts) return images(opts) end,
+  --- Texts as sentences, phrases and words, each level with the positions of the text: what ends sentences (of words
+  --- also the rarest in each sentence), what parts phrases (also the rarest word of each phrase), and the rest.
+  ---
+  ---     local set = hd.data.text("book.txt", { length = 128 })
+  ---     local H = hd.hierarchy.text { vocabulary = set.vocabulary, length = 128 }
+  ---     local models = H:models { width = 256, depth = 4, share = true }
+  ---
+  ---@param opts table  vocabulary: a hd.text.Vocabulary, or its state; length: tokens of a text (128); levels: 3, 2
+  ---                   (phrase and word) or 1 (word: not ordered by level); rate: "linear" or "cosine"; steps (64);
+  ---                   regime, lag; t_aug (0)
+  ---@return hd.hierarchy.Hierarchy H  with the field `vocabulary`
+  text = function(opts) return text(opts) end,
+  unmask = tokens.unmask,
   register = file.register,
   load = file.load,
   residual = residual.residual,

@@ -70,7 +70,7 @@ end
 local function spec_of(self, level, names, token_width)
   if level.kind == "mask" then
     local length = 0
-    for _, name in ipairs(names) do length = length + self.shapes[name][1] end
+    for _, name in ipairs(level.blank and {} or names) do length = length + self.shapes[name][1] end
     return { vocab = level.vocab, length = length + self.shapes[level.name][1], times = 1 + #names }
   end
   local shape = frame_shape(self, level)
@@ -139,6 +139,7 @@ local function make_transformer(spec, o)
   return nn.Transformer {
     vocab_size = spec.vocab + 1, out_size = spec.vocab, max_length = spec.length, dim = o.width, depth = o.depth,
     heads = math.max(1, o.width // 32), time_inputs = spec.times, time_dim = 64, num_class_embeds = spec.labels,
+    conv_kernel = 5,
   }
 end
 
@@ -271,7 +272,8 @@ return function(Hierarchy)
     local models = Models()
     models.regime, models.classes = o.regime, o.classes
     local sees, ways = contexts(self, o.regime)
-    local plan = { nets = {}, sees = sees, ways = ways, token_width = widest_tokens(self) }
+    local plan = { nets = {}, sees = sees, ways = ways, token_width = widest_tokens(self),
+      by_name = self.by_name }
     models._plan = plan
     if o.uncertainty then models.uncertainty = nn.Module() end
     plan.options = { width = o.width, depth = o.depth, regime = o.regime, share = o.share, levels = o.levels,

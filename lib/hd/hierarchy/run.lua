@@ -21,10 +21,16 @@ local function sigmas_of(level, path)
   return list
 end
 
+-- Levels of kind mask have samplers of their own.
+local function sampler_of(level, o)
+  if level.kind == "mask" then return tokens.is_sampler(o.sampler) and o.sampler or level.sampler or tokens.sample end
+  return not tokens.is_sampler(o.sampler) and o.sampler or level.sampler or sampler.heun
+end
+
 -- A level's sampler, not begun. `done` counts the steps that it has made, `goal` those that it should have made.
 local function new_job(level, path, state, o)
   local job = { level = level, sigmas = sigmas_of(level, path), done = 0, goal = 0 }
-  local draws = level.kind == "mask" and tokens.sample or o.sampler or level.sampler or sampler.heun
+  local draws = sampler_of(level, o)
   local options = {
     rng = draw.generators(o, 1001 * level.index, state.z[level.name]:size(1)),
     cond = level.kind == "mask" and level or nil,

@@ -38,9 +38,7 @@ end
 local function grid_of(flat)
   return function(level, steps)
     if level.kind == "gaussian" then return (flat or level).schedule:sigmas { steps = steps } end
-    local shares = {}
-    for i = 0, steps do shares[i + 1] = 1 - i / steps end
-    return shares
+    return tokens.shares(level, steps)
   end
 end
 
@@ -71,8 +69,10 @@ local function beginning(self, level, n, sigma, o)
   local name = level.name
   local data = o.start_from and o.start_from.levels[name]
   if level.kind == "mask" then
-    if data then return tokens.hide(level, data, sigma, draw.generators(o, level.index, n)) end
-    return tokens.masks(level, n, shape_of(self, name)[1])
+    local z = data and tokens.hide(level, data, sigma, draw.generators(o, level.index, n))
+      or tokens.masks(level, n, shape_of(self, name)[1])
+    local known = o.inpaint and o.inpaint.known[name]
+    return known and core.op.where(known, o.inpaint.levels[name], z) or z
   end
   local noise = fresh(self, level, n, o) * sigma
   return data and self:standardise(name, data) + noise or noise
@@ -223,6 +223,21 @@ local function read_start(self, start, n)
   return { levels = levels, times = times }
 end
 
+-- Which tokens of levels with the positions of x are known.
+local function known_tokens(self, x, mask)
+  local known, full = {}, nil
+  for _, level in ipairs(self.levels) do
+    if level.kind == "mask" then
+      if #self.shapes[level.name] ~= 1 or self.shapes[level.name][1] ~= x:size(2) then
+        check.fail("H:sample", "inpaint is for levels with the positions of x: '%s' has others, use hold", level.name)
+      end
+      full = full or (x * 0 + mask):ne(0)
+      known[level.name] = full
+    end
+  end
+  return known
+end
+
 -- inpaint = { x = known pictures, mask = 1 where they are known }, with the known levels.
 local function read_inpaint(self, inpaint, n)
   if not inpaint then return nil end
@@ -237,7 +252,7 @@ local function read_inpaint(self, inpaint, n)
     check.fail("H:sample", "inpaint.mask is wrong: got %s, expected as many dimensions as x, [n or 1,1 or c,...]",
       check.show(o.mask))
   end
-  return { x = o.x, mask = mask, levels = self:split(o.x) }
+  return { x = o.x, mask = mask, levels = self:split(o.x), known = known_tokens(self, o.x, mask) }
 end
 
 -- Guidance by level: { name = { scale =, s_min =, s_max = } }, from a number for all, numbers or tables by level, or

@@ -1,6 +1,6 @@
 -- hd/hierarchy/train.lua: the loss of a hierarchy: every level at a noise level of its own, given the levels it sees.
 -- Gaussian levels: squared error of the prediction. Mask levels: cross-entropy of the masked tokens, weighted
--- with 1/t (Sahoo et al. 2024, MDLM, with the log-linear rate: a token is masked with chance t).
+-- with m'(t)/m(t), m the share of masks at time t (Sahoo et al. 2024, MDLM; 1/t at the linear rate m = t).
 -- The regime says at which times the other levels are seen (clock.lua). In a cascade that is conditioning augmentation
 -- (Ho et al. 2022): coarser levels with noise of random strength up to t_aug.
 
@@ -10,6 +10,7 @@ local core = require "hd.core"
 local context = require "hd.hierarchy.context"
 local functional = require "hd.nn.functional"
 local prediction = require "hd.schedule.prediction"
+local tokens = require "hd.hierarchy.tokens"
 
 -- Standard normal noise like x, from the caller's generator.
 local function noise_like(x, rng) return core.randn_like(x, { rng = rng }) end
@@ -75,40 +76,47 @@ local function gaussian_loss(models, level, z, t, seen, o)
   return errors:mean()
 end
 
--- Times of n samples of a mask level, one from each n-th of 0.01 to 1.
-local function mask_times(n, rng)
-  local t = core.rand({ n }, { rng = rng, dtype = "f64" }):totable()
-  for i = 1, n do t[i] = 0.99 * (i - 1 + t[i]) / n + 0.01 end
-  return t
+-- Shares of masks for n samples of a mask level, at times one from each n-th of low to high, and the weights of their
+-- cross-entropies.
+local function mask_shares(level, n, low, high, rng)
+  local t, weights = core.rand({ n }, { rng = rng, dtype = "f64" }):totable(), {}
+  for i = 1, n do t[i], weights[i] = tokens.share(level, math.max(1e-6, low + (high - low) * (i - 1 + t[i]) / n)) end
+  return t, weights
 end
 
--- Cross-entropy of the masked tokens of a level, in nats per token of the level.
-local function mask_loss(models, level, z, t, seen, o)
-  local share = core.tensor(t)
-  local hidden = core.rand(z:shape(), { rng = o.rng }):lt(share:view(#t, 1))
-  local logits = context.logits(models, level, masked(level, z, hidden), share * 1000, seen)
+-- Cross-entropy of the masked tokens of a level, weighted: nats [n, length] at each of its positions.
+local function mask_errors(models, level, z, t, weights, seen, o)
+  local hidden = core.rand(z:shape(), { rng = o.rng }):lt(core.tensor(t):view(#t, 1))
+  local logits = context.logits(models, level, masked(level, z, hidden), core.tensor(t) * 1000, seen)
   local nll = -logits:log_softmax(3):gather(3, z:unsqueeze(3)):squeeze(3)
-  local errors = nll * (hidden:to "f32" * (1 / share):view(#t, 1))
-  if models.uncertainty then return uncertain(models, level, per_sample_mean(errors), share * 1000) end
+  return nll * (hidden:to "f32" * core.tensor(weights):view(#t, 1))
+end
+
+-- Their mean, in nats per token of the level.
+local function mask_loss(models, level, z, t, weights, seen, o)
+  local errors = mask_errors(models, level, z, t, weights, seen, o)
+  if models.uncertainty then return uncertain(models, level, per_sample_mean(errors), core.tensor(t) * 1000) end
   return errors:mean()
 end
 
 -- The loss of one level, and the same without its learned weight.
 local function level_loss(self, models, level, z, o)
   local own = z[level.name]
-  local t = level.kind == "mask" and mask_times(own:size(1), o.rng)
-    or level.schedule:draw(own:size(1), { rng = o.rng, stratified = true })
+  if level.kind == "mask" then
+    local t, weights = mask_shares(level, own:size(1), 0.01, 1, o.rng)
+    return mask_loss(models, level, own, t, weights, surroundings(self, models, level, z, t, o), o)
+  end
+  local t = level.schedule:draw(own:size(1), { rng = o.rng, stratified = true })
   local seen = surroundings(self, models, level, z, t, o)
-  if level.kind == "mask" then return mask_loss(models, level, own, t, seen, o) end
   return gaussian_loss(models, level, own, t, seen, o)
 end
 
 -- A batch must be of the shape that the hierarchy was declared for or has seen first.
-local function check_batch(self, x)
-  local shape = check.arg("H:loss", "x", x, "tensor"):shape()
+local function check_batch(where, self, x)
+  local shape = check.arg(where, "x", x, "tensor"):shape()
   local got = table.concat(shape, ",", 2)
   if self.shape and (#shape == 0 or got ~= table.concat(self.shape, ",")) then
-    check.fail("H:loss", "x has the wrong shape: got [%s], expected [n,%s]", table.concat(shape, ","),
+    check.fail(where, "x has the wrong shape: got [%s], expected [n,%s]", table.concat(shape, ","),
       table.concat(self.shape, ","))
   end
 end
@@ -131,6 +139,14 @@ local function dropped(models, labels, o)
   local none = core.full({}, models.classes + 1, { dtype = "i64" })
   local hidden = core.rand({ labels:size(1) }, { rng = o.rng }):lt(o.label_dropout)
   return core.op.where(hidden, none, labels)
+end
+
+-- Nats [n] of a level, at times from the k-th of o.times parts of 0 to 1.
+local function bound_at(self, models, level, z, k, o)
+  local own = z[level.name]
+  local t, weights = mask_shares(level, own:size(1), (k - 1) / o.times, k / o.times, o.rng)
+  local errors = mask_errors(models, level, own, t, weights, surroundings(self, models, level, z, t, o), o)
+  return errors:reshape(#t, -1):to("f64"):sum(2)
 end
 
 return function(Hierarchy)
@@ -173,7 +189,7 @@ return function(Hierarchy)
       { "regime", self.regimes, models.regime or self.regime }, { "t_aug", "number", self.t_aug }, { "rng", "any" },
       { "levels", "table" }, { "labels", "integer|tensor" }, { "label_dropout", "number", 0.1 },
     })
-    check_batch(self, x)
+    check_batch("H:loss", self, x)
     self:check_regime("H:loss", models, o.regime)
     o.clocks, o.lag = o.regime == self.regime and self.clocks or nil, self.lag
     o.labels = dropped(models, self:check_labels("H:loss", models, o.labels, x:size(1)), o)
@@ -203,5 +219,43 @@ return function(Hierarchy)
     local out = {}
     for _, level in ipairs(self.levels) do out[level.name] = self:standardise(level.name, z[level.name]) end
     return out
+  end
+
+  --- The bound on -ln p(x) of a hierarchy of levels of kind mask: for each sample the sum over all positions and
+  --- levels, by as many times from 0 to 1 as wanted, one from each equal part. The coarser levels of a cascade are seen
+  --- as they are, so that the levels' bounds add up to that of x. Source: Sahoo et al. 2024 (MDLM), equation 10.
+  ---@param models hd.hierarchy.Models
+  ---@param x hd.Tensor  [n, ...]
+  ---@param opts? table  times (64), regime (the models'; not "free", which has no order), rng, labels
+  ---@return hd.Tensor nats  f64 [n]
+  ---@return table<string, number> parts  its mean by level
+  function Hierarchy:bound(models, x, opts)
+    self:check_models("H:bound", models)
+    local o = check.options("H:bound", opts, {
+      { "times", "integer", 64 }, { "regime", self.regimes, models.regime }, { "rng", "any" },
+      { "labels", "integer|tensor" },
+    })
+    if o.times < 1 then check.fail("H:bound", "times is wrong: got %d, expected at least 1", o.times) end
+    check_batch("H:bound", self, x)
+    self:check_regime("H:bound", models, o.regime)
+    if o.regime == "free" or o.regime == "flat" then
+      check.fail("H:bound", "the regime is wrong: got '%s', expected one with a clock for the levels", o.regime)
+    end
+    local _ <close> = core.no_grad()
+    o.t_aug, o.lag, o.clocks = 0, self.lag, o.regime == self.regime and self.clocks or nil
+    o.labels = self:check_labels("H:bound", models, o.labels, x:size(1))
+    local z, total, parts = self:standardised(x), core.zeros({ x:size(1) }, { dtype = "f64" }), {}
+    for _, level in ipairs(self.levels) do
+      if level.kind ~= "mask" then
+        check.fail("H:bound", "level '%s' is of kind %s: expected mask", level.name, level.kind)
+      end
+      local sum = core.zeros({ x:size(1) }, { dtype = "f64" })
+      for k = 1, o.times do
+        local scope <close> = core.scope()
+        sum = scope:keep(sum + bound_at(self, models, level, z, k, o) * (1 / o.times))
+      end
+      total, parts[level.name] = total + sum, sum:mean():item()
+    end
+    return total, parts
   end
 end

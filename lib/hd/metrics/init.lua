@@ -5,6 +5,7 @@
 -- many random halves; and `seed` (0), on which the halves and whatever else is random depend alone.
 -- Calls: hd.metrics.*. Called by: hd.tool.compare, users.
 
+local bits = require "hd.metrics.bits"
 local check = require "hd.check"
 local core = require "hd.core"
 local features = require "hd.metrics.features"
@@ -334,6 +335,30 @@ function metrics.chain_gap(H, models, real, opts)
     out[name] = { given = given, drawn = drawn, gap = drawn - given }
   end
   return out
+end
+
+-- Texts -----------------------------------------------------------------------------------------------------------
+
+--- The bound on the bits that each character of a text takes, by a hierarchy of tokens: the lower, the better it knows
+--- such texts; 8 for bytes that it knows nothing of. Figures of other vocabularies compare as long as both know all
+--- symbols (what a vocabulary does not know counts as one symbol, however long). Source: H:bound.
+---
+---     print(hd.metrics.bits_per_character(H, ema.model, held_out))
+---
+---@param H hd.hierarchy.Hierarchy  hd.hierarchy.text{}
+---@param models hd.hierarchy.Models
+---@param set hd.data.TextSet       of the hierarchy's vocabulary and length
+---@param opts? table  times: from each part of 0 to 1 one, for each window (64); windows: as many, evenly from the text
+---  (all); batch (32); seed (0); resamples: for the interval, by windows (0)
+---@return number bits
+---@return table? interval
+---@return table<string, number> parts  bits by level
+function metrics.bits_per_character(H, models, set, opts)
+  local o = options("bits_per_character", opts,
+    { { "times", "integer", 64 }, { "windows", "integer" }, { "batch", "integer", 32 } })
+  at_least("bits_per_character", "batch", o.batch, 1)
+  at_least("bits_per_character", "times", o.times, 1)
+  return bits.per_character(H, models, set, o)
 end
 
 return metrics

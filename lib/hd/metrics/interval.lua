@@ -30,14 +30,15 @@ local function list_of(value) return type(value) == "table" and value or { value
 ---@param value number|number[]
 ---@param count integer  resamples
 ---@param seed integer
+---@param paired? boolean  the i-th rows of all sets belong together
 ---@return table
-function interval.of(statistic, sets, value, count, seed)
+function interval.of(statistic, sets, value, count, seed, paired)
   local values, found = list_of(value), {}
   for k = 1, #values do found[k] = {} end
   for r = 1, count do
     local _ <close> = core.scope()
     local halves = {}
-    for i, x in ipairs(sets) do halves[i] = half(x, (seed * 1000 + r) * 10 + i) end
+    for i, x in ipairs(sets) do halves[i] = half(x, (seed * 1000 + r) * 10 + (paired and 1 or i)) end
     for k, v in ipairs(list_of(statistic(table.unpack(halves)))) do found[k][r] = v end
   end
   local low, high = {}, {}

@@ -111,7 +111,7 @@ function Run:log(entry)
   line.step, line.seconds = step, math.floor(self:seconds() * 1000) / 1000
   line.rate = line.rate or rate_of(self.state)
   local pace = self.batch_size and self.progress:seconds_per_step(step)
-  line.images_per_s = pace and math.floor(self.batch_size / pace * 10) / 10
+  line.samples_per_s = pace and math.floor(self.batch_size / pace * 10) / 10
   self.log_file:write(line)
   self.latest = line
 end

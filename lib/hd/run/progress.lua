@@ -58,7 +58,7 @@ end
 
 -- The forms of the line, the first that fits is taken.
 local FORMS = {
-  { gap = "  ", step = "step %d/%d", speed = "%.1f images/s", loss = " %.4f", rate = "rate %.2e" },
+  { gap = "  ", step = "step %d/%d", speed = "%.1f samples/s", loss = " %.4f", rate = "rate %.2e" },
   { gap = " ", step = "%d/%d", speed = "%.0f/s", loss = " %.2f", rate = "rate %.0e" },
   { gap = " ", step = "%d/%d", speed = "%.0f/s", loss = " %.2f" },
 }
@@ -68,7 +68,7 @@ local function compose(self, form, step, entry, left)
   local function add(format, value)
     if format and type(value) == "number" then parts[#parts + 1] = format:format(value) end
   end
-  add(form.speed, entry.images_per_s)
+  add(form.speed, entry.samples_per_s)
   add("loss" .. form.loss, entry.loss)
   for _, name in ipairs(type(entry.levels) == "table" and names_of(self, entry.levels) or {}) do
     add(name .. form.loss, entry.levels[name])
@@ -78,9 +78,9 @@ local function compose(self, form, step, entry, left)
   return table.concat(parts, form.gap)
 end
 
---- The line's text: step, images per second, losses, rate, time left; in short words where there is little room.
+--- The line's text: step, samples per second, losses, rate, time left; in short words where there is little room.
 ---@param step integer
----@param entry table  loss, levels, rate, images_per_s where they are known
+---@param entry table  loss, levels, rate, samples_per_s where they are known
 ---@param width? integer  columns that there are
 ---@return string
 function Progress:text(step, entry, width)
