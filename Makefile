@@ -108,7 +108,7 @@ $(foreach isa,$(ISAS),$(eval $(call kernel_rule,$(isa))))
 -include $(OBJECTS:.o=.d) $(BUILD)/runtime/app/main.d $(TESTS:%=%.d)
 
 # Use ------------------------------------------------------------------------
-.PHONY: run bench performance results-images install uninstall
+.PHONY: run bench performance results-images results-text install uninstall
 run: all ## train a three-level hierarchy on real pictures for five minutes and draw with it
 	$(HDLUA) examples/train_images.lua --data emoji --minutes 5 --out runs/emoji
 
@@ -129,6 +129,11 @@ results-images: all ## compare flat and hierarchical diffusion at equal cost, in
 	$(HDLUA) -m compare --data emoji --minutes 6
 	$(if $(CIFAR10),$(HDLUA) -m compare --data cifar10:$(CIFAR10) --minutes 8)
 	$(if $(MNIST),$(HDLUA) -m compare --data idx:$(MNIST_FILES) --name mnist --by-class --guidance 1.3 --minutes 5)
+
+# A text (UTF-8), and one whose phrases are parted by bars, where they are at hand: make results-text TEXT=FILE.
+results-text: all ## flat and level-ordered masked diffusion of text after 15 minutes each, into docs/results
+	$(HDLUA) -m compare_text $(if $(TEXT),--data $(TEXT)) --minutes 15
+	$(if $(PHRASES),$(HDLUA) -m compare_text --data $(PHRASES) --unit word --length 64 --minutes 5)
 
 install: all ## install under PREFIX (and DESTDIR)
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/lib/hdlua $(DESTDIR)$(PREFIX)/share/hdlua $(DESTDIR)$(PREFIX)/share/doc/hdlua

@@ -4,7 +4,8 @@
 local hd = require "hd"
 local core = require "hd.core"
 local arms = require "hd.tool.compare.arms"
-local Store = require "hd.tool.compare.store"
+local cell = require "hd.tool.compare.cell"
+local Store = require "hd.tool.study.store"
 local report = require "hd.tool.compare.report"
 local sandbox = require "tests.lua.sandbox"
 
@@ -87,29 +88,29 @@ describe("the store", function()
 
   it("keeps finished cells, and forgets what was torn", function()
     local path = sandbox.path "s.tsv"
-    local store = Store(path, "a=1")
+    local store = Store(path, "a=1", cell.columns)
     assert.is_false(store:has("flat", 0))
     assert(store:append { point("flat", 0, "train", 20), point("flat", 0, "end", 10) })
     assert(store:append { point("flat", 1, "train", 21), point("flat", 1, "end", 12) })
     assert.is_true(store:has("flat", 0))
     local text = sandbox.read "s.tsv"
     sandbox.write("s.tsv", text:sub(1, -20)) -- in the middle of the last line
-    store = Store(path, "a=1")
+    store = Store(path, "a=1", cell.columns)
     assert.is_true(store:has("flat", 0))
     assert.is_false(store:has("flat", 1))
     assert.are.equal(2, #store:points "flat")
     assert(store:append { point("flat", 1, "train", 30), point("flat", 1, "end", 14) })
-    store = Store(path, "a=1")
+    store = Store(path, "a=1", cell.columns)
     local points = store:points "flat"
     assert.are.equal(4, #points) -- the torn cell's first line counts no more
     for _, r in ipairs(points) do assert.are_not.equal(21, r.frechet) end
-    assert.is_false(Store(path, "a=2"):has("flat", 0))
+    assert.is_false(Store(path, "a=2", cell.columns):has("flat", 0))
     local _, headers = sandbox.read "s.tsv":gsub("arm\tseed\tpoint", "")
     assert.are.equal(1, headers)
   end)
 
   it("gives the medians and the widest interval to the page", function()
-    local store = Store(sandbox.path "s.tsv", "a=1")
+    local store = Store(sandbox.path "s.tsv", "a=1", cell.columns)
     for seed, frechet in ipairs { 10, 30, 12 } do
       assert(store:append { point("flat", seed, "train", 50), point("flat", seed, "end", frechet) })
       assert(store:append { point("cascade", seed, "end", frechet + 40) })
@@ -151,7 +152,7 @@ describe("hdlua -m compare", function()
       local words, k = {}, 0
       for word in (text:match "\n(cascade\t[^\n]*)\n" .. "\t"):gmatch "([^\t]*)\t" do
         k = k + 1
-        local name = Store.columns[k]
+        local name = cell.columns[k]
         if name ~= "minutes" and name ~= "sample_seconds" then words[name] = word end
       end
       return words

@@ -125,6 +125,14 @@ describe("hd.data.text", function()
     assert.is_true(count > 5, "windows always begin at the same places")
   end)
 
+  it("makes batches inside scopes", function()
+    local batches = open(("abcde"):rep(9), { length = 5 }):batches { size = 2 }
+    for _ = 1, 9 do
+      local _ <close> = hd.scope()
+      batches()
+    end
+  end)
+
   it("goes on where a state says", function()
     local set = open(("abcdefghijk"):rep(9), { length = 5 })
     local a, b = set:batches { size = 2, seed = 3 }, set:batches { size = 2, seed = 3 }
@@ -403,6 +411,38 @@ describe("levels that share positions", function()
     assert.matches("blank is wrong: got 4", declared(4, 4))
     assert.matches("level 'b' has a blank of its own: got nil, expected 3", declared(3, nil))
     assert.matches("level 'b' has a blank of its own: got 2, expected 3", declared(3, 2))
+  end)
+end)
+
+describe("hdlua -m compare_text", function()
+  local SMALL = " --steps 4 --width 16 --depth 1 --batch 4 --length 32 --times 2 --windows 8 --on-the-way 4 --samples 1"
+    .. " --draw-steps 4 --threads 1 --out . "
+
+  local function shell(rest)
+    local command = ("cd %s && %s -m compare_text %s %s >out.txt 2>&1"):format(folder, hdlua, SMALL, rest)
+    local _, _, code = os.execute(command)
+    return read "out.txt", code
+  end
+
+  it("measures flat and by levels, and goes on where it ended", function()
+    local out, code = shell "--arms flat"
+    assert.are.equal(0, code, out)
+    local before = read "text-poems.tsv"
+    out, code = shell ""
+    assert.are.equal(0, code, out)
+    assert.matches("flat, seed 0: measured before", out, 1, true)
+    assert.matches("levels, seed 0: 1 of the budget, 4 steps", out, 1, true)
+    assert.are.equal(before, read "text-poems.tsv":sub(1, #before))
+    local _, lines = read "text-poems.tsv":gsub("\n", "")
+    assert.are.equal(7, lines) -- the head, and three points of each arm
+    assert.matches("| levels | 0 | %d+ | 4 | 0.00 | %d+%.%d+ %[%d.+%d%]", read "text-poems.md")
+    assert.matches("(infilled) ", read "text-poems.md", 1, true)
+  end)
+
+  it("refuses wrong options", function()
+    assert.matches("--arms has the wrong value: got 'level'. did you mean 'levels'", (shell "--arms level"), 1, true)
+    assert.matches("--times is wrong: got 0", (shell "--times 0"), 1, true)
+    assert.matches("the budget is wrong", (shell "--steps 0"), 1, true)
   end)
 end)
 

@@ -30,7 +30,7 @@ local function epoch_of(self, epoch)
     local length, stream, rng = self.set.length, self.set.stream, core.rng(self.seed, epoch)
     local room = stream:size(1) - self.windows * length
     local first = core.randint(0, math.min(room, length - 1), { 1 }, { rng = rng }):item()
-    self.view = stream:narrow(1, first + 1, self.windows * length):view(self.windows, length)
+    self.view = core.keep(stream:narrow(1, first + 1, self.windows * length):view(self.windows, length))
     self.order = core.permutation(self.windows, core.randint(0, 1 << 30, { 1 }, { rng = rng }):item())
     self.epoch = epoch
   end

@@ -19,7 +19,8 @@ local check = require "hd.check"
 local arms = require "hd.tool.compare.arms"
 local cell = require "hd.tool.compare.cell"
 local report = require "hd.tool.compare.report"
-local Store = require "hd.tool.compare.store"
+local about = require "hd.tool.study.about"
+local Store = require "hd.tool.study.store"
 
 local REGIMES = {}
 for _, regime in ipairs { "flat", "cascade", "joint", "staggered" } do
@@ -91,26 +92,14 @@ local function check_args()
   if (args.minutes or args.tflop or args.steps) <= 0 then fail "the budget is wrong: expected more than 0" end
 end
 
--- Where data and files lie is nobody's business: "cifar10:/home/me/cifar10" becomes "cifar10:cifar10".
-local function without_folders(text) return (text:gsub("[^%s,:]*/", "")) end
-
 -- What a finished cell depends on: another value makes another study.
 local function settings_text(features, set)
-  local words = { ("pictures=%d"):format(#set) }
-  for _, key in ipairs { "data", "size", "minutes", "tflop", "steps", "batch", "width", "lr", "predict", "weight",
-    "ema", "flip", "by_class", "guidance", "samples", "sample_steps", "points", "resamples" } do
-    local value = args[key]
-    if value ~= nil then words[#words + 1] = ("%s=%s"):format(key, without_folders(tostring(value))) end
-  end
+  local words = { ("pictures=%d"):format(#set), about.settings(args, { "data", "size", "minutes", "tflop", "steps",
+    "batch", "width", "lr", "predict", "weight", "ema", "flip", "by_class", "guidance", "samples", "sample_steps",
+    "points", "resamples" }) }
   if args.minutes then words[#words + 1] = "threads=" .. hd.threads() end -- wall clock buys more with more
   words[#words + 1] = ("features=%s/%d/%.4f"):format(features.name, features.steps, features.accuracy)
   return (table.concat(words, " "):gsub("%s", " "))
-end
-
-local function command_text()
-  local words = { "hdlua -m compare" }
-  for _, word in ipairs(arg) do words[#words + 1] = without_folders(word) end
-  return table.concat(words, " ")
 end
 
 -- Data, features, arms --------------------------------------------------------------------------------------------
@@ -176,11 +165,6 @@ local function save_pictures(stem, arm, seed, made)
   assert(hd.image.save(("%s-%s.png"):format(stem, arm), hd.image.grid(shown, { columns = 16 })))
 end
 
-local function machine_text()
-  local m = require "hd.tool.bench.machine".describe()
-  return ("%s, %d cores, %s, %d threads"):format(m.cpu or "unknown processor", m.cores, m.isa, hd.threads())
-end
-
 -- Tables, curves and pictures of what is there.
 local function write_report(store, list, stem, name, features)
   local names, pictures = {}, {}
@@ -190,8 +174,8 @@ local function write_report(store, list, stem, name, features)
     if core.path_kind(path) then pictures[#pictures + 1] = path:match "[^/]+$" end
   end
   local page = report.page(store, {
-    title = name .. ": flat and hierarchical diffusion at equal cost", command = command_text(),
-    machine = machine_text(), features = tostring(features), arms = names, pictures = pictures,
+    title = name .. ": flat and hierarchical diffusion at equal cost", command = about.command "compare",
+    machine = about.machine(), features = tostring(features), arms = names, pictures = pictures,
     curves = report.curves(store, stem, name, names),
   })
   assert(core.file_write(stem .. ".md", page))
@@ -228,7 +212,7 @@ local function run()
   local set, name, classes, H = open_data()
   assert(core.folder_make(args.out))
   local features, stem = get_features(set, name), args.out .. "/" .. name
-  local store = Store(stem .. ".tsv", settings_text(features, set))
+  local store = Store(stem .. ".tsv", settings_text(features, set), cell.columns)
   local list, study = make_arms(H, set, classes), make_study(H, set, features, classes)
   local halves = not store:has("real", 0) and cell.real(study)
   if halves then assert(store:append { halves }) end

@@ -2,9 +2,19 @@
 -- the end with fewer and more sampling steps. Called by: compare.lua.
 
 local hd = require "hd"
+local trainer = require "hd.tool.study.trainer"
 local metrics = hd.metrics
 
 local cell = {}
+
+--- The columns of the .tsv file.
+cell.columns = {
+  "arm", "seed", "point", "share", "parameters", "steps", "minutes", "tflop", "sample_steps", "calls", "sample_gflop",
+  "sample_seconds", "samples", "frechet", "frechet_low", "frechet_high", "kernel", "kernel_low", "kernel_high",
+  "precision", "recall", "two_sample", "sliced", "spectrum", "mean_shift", "bands", "copies", "levels", "chain_gap",
+  "recognised", "features", "settings",
+  texts = { arm = true, point = true, bands = true, levels = true, chain_gap = true, features = true, settings = true },
+}
 
 -- Measuring -------------------------------------------------------------------------------------------------------
 
@@ -79,48 +89,7 @@ local function chain_gaps(study, arm, models, seed)
   return table.concat(words, " ")
 end
 
--- Training --------------------------------------------------------------------------------------------------------
-
--- The rate's factor: a hundred steps of warm-up, then a cosine over the budget down to 2 %.
-local function rate(step, share)
-  return math.min(1, step / 100) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * math.min(1, share))))
-end
-
--- Shares of the budget at which the arm is measured: ..., 1/4, 1/2, 1.
-local function shares(points)
-  local list = {}
-  for i = points - 1, 0, -1 do list[#list + 1] = 0.5 ^ i end
-  return list
-end
-
--- A network's training, step by step, and how much of the budget it has used.
-local function trainer(study, arm, seed)
-  hd.seed(seed)
-  local models = study.H:models(arm.options)
-  local params = models:parameters()
-  local opt = hd.optim.AdamW(params, { lr = study.lr })
-  local ema = hd.optim.EMA(models, { decay = study.ema })
-  local batches = study.set:batches { size = study.batch, seed = seed, flip = study.flip }
-  local state = { models = models, ema = ema, steps = 0, seconds = 0 }
-  function state.share()
-    if study.minutes then return state.seconds / (60 * study.minutes) end
-    return state.steps / arm.steps
-  end
-  function state.step()
-    local _ <close> = hd.scope()
-    local start, share = hd.clock(), state.share()
-    for _, group in ipairs(opt.groups) do group.lr = study.lr * rate(state.steps + 1, share) end
-    local x, labels = batches()
-    local loss = study.H:loss(models, x, study.classes and { labels = labels })
-    opt:zero_grad()
-    loss:backward()
-    hd.optim.clip_grad_norm_(params, 1)
-    opt:step()
-    ema:update()
-    state.steps, state.seconds = state.steps + 1, state.seconds + hd.clock() - start
-  end
-  return state
-end
+-- The cell --------------------------------------------------------------------------------------------------------
 
 --- Run a cell.
 ---@param study table   what all cells share
@@ -129,7 +98,7 @@ end
 ---@return table[] records  the points, the one at the end last
 ---@return hd.Tensor made   pictures of the end
 function cell.run(study, arm, seed)
-  local state, records = trainer(study, arm, seed), {}
+  local state, records = trainer.new(study, arm, seed), {}
   local function add(point, share, steps)
     local record, made = sampled(study, arm, state.ema.model, steps, seed)
     record.arm, record.seed, record.point, record.share = arm.name, seed, point, share
@@ -141,7 +110,7 @@ function cell.run(study, arm, seed)
     return record, made
   end
   local points = seed == study.first_seed and study.points or 1
-  for _, share in ipairs(shares(points)) do
+  for _, share in ipairs(trainer.shares(points)) do
     while state.share() < share do state.step() end
     if share < 1 then add("train", share, arm.sample_steps) end
   end

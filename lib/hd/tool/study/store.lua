@@ -1,38 +1,29 @@
--- hd/tool/compare/store.lua: what has been measured, as lines of a .tsv file: the first names the columns, each other
+-- hd/tool/study/store.lua: what has been measured, as lines of a .tsv file: the first names the columns, each other
 -- one is a point of a cell. A cell (an arm with a seed under some settings) is written whole when it ends, its last
 -- line being its point "end"; so a study that was interrupted goes on with the cells that have none.
--- Called by: compare.lua, report.lua.
+-- Called by: compare, compare_text.
 
 local class = require "hd.class"
 
 local Store = class "Store"
 
-Store.columns = {
-  "arm", "seed", "point", "share", "parameters", "steps", "minutes", "tflop", "sample_steps", "calls", "sample_gflop",
-  "sample_seconds", "samples", "frechet", "frechet_low", "frechet_high", "kernel", "kernel_low", "kernel_high",
-  "precision", "recall", "two_sample", "sliced", "spectrum", "mean_shift", "bands", "copies", "levels", "chain_gap",
-  "recognised", "features", "settings",
-}
-local TEXTS = { arm = true, point = true, bands = true, levels = true, chain_gap = true, features = true,
-  settings = true }
-
 -- A line as a record, nil where it is not whole (the machine stopped while it was written).
-local function parse(line)
+local function parse(columns, line)
   local record, k = {}, 0
   for word in (line .. "\t"):gmatch "([^\t]*)\t" do
     k = k + 1
-    local name = Store.columns[k]
+    local name = columns[k]
     if name and word ~= "" then
-      record[name] = TEXTS[name] and word or tonumber(word)
+      record[name] = columns.texts[name] and word or tonumber(word)
       if record[name] == nil then return nil end
     end
   end
-  return k == #Store.columns and record.settings and record or nil
+  return k == #columns and record.settings and record or nil
 end
 
-local function format(record)
+local function format(columns, record)
   local words = {}
-  for k, name in ipairs(Store.columns) do
+  for k, name in ipairs(columns) do
     local v = record[name]
     words[k] = v == nil and "" or math.type(v) == "float" and ("%.6g"):format(v) or tostring(v)
   end
@@ -41,14 +32,15 @@ end
 
 ---@param path string
 ---@param settings string  those of the study at hand; lines of others stay in the file and are not looked at
-function Store:init(path, settings)
-  self.path, self.settings, self.records, self.whole = path, settings, {}, true
+---@param columns table  names, "arm", "seed", "point" and "settings" among them; texts: { name = true } of no numbers
+function Store:init(path, settings, columns)
+  self.path, self.settings, self.columns, self.records = path, settings, columns, {}
   local file <close> = io.open(path, "rb")
   local text = file and file:read "a" or ""
   self.whole = text == "" or text:sub(-1) == "\n"
   self.empty = text == ""
   for line in text:gmatch "[^\n]+" do
-    local record = parse(line)
+    local record = parse(columns, line)
     if record and record.settings == settings then self.records[#self.records + 1] = record end
   end
 end
@@ -70,7 +62,7 @@ function Store:append(records)
   if self.empty then lines[1] = table.concat(self.columns, "\t") .. "\n" end
   for _, record in ipairs(records) do
     record.settings = self.settings
-    lines[#lines + 1] = format(record) .. "\n"
+    lines[#lines + 1] = format(self.columns, record) .. "\n"
   end
   local file <close>, message = io.open(self.path, "ab")
   if not file then return nil, message end
@@ -80,7 +72,9 @@ function Store:append(records)
   if done then done, message = file:flush() end
   if not done then return nil, message end
   self.whole, self.empty = true, false
-  for _, record in ipairs(records) do self.records[#self.records + 1] = assert(parse(format(record))) end
+  for _, record in ipairs(records) do
+    self.records[#self.records + 1] = assert(parse(self.columns, format(self.columns, record)))
+  end
   return true
 end
 
