@@ -49,6 +49,33 @@ describe("hd.text.load", function()
   end)
 end)
 
+describe("any bytes", function()
+  it("are a text that comes back from its tokens, or refused with a message", function()
+    local pieces = { "a", "Z", "9", " ", "  ", "\n", "\r\n", "\0", "'", "|", ".", "é", "\u{FFFD}", "\u{10FFFF}",
+      "\u{FEFF}", "\xED\xA0\x80", "\xF4\x90\x80\x80", "\xC3", "\x80", "\xFF" }
+    local rng, texts, refused = core.rng(7), 0, 0
+    for _ = 1, 400 do
+      local list = {}
+      for i, k in ipairs(core.randint(1, #pieces, { 8 }, { rng = rng }):totable()) do
+        -- the last five are no UTF-8: seldom, so that many texts are whole
+        list[i] = pieces[k > #pieces - 5 and i > 1 and 1 or k]
+      end
+      local s, why = hd.text.load(write("a", table.concat(list)))
+      if s then
+        texts = texts + 1
+        for _, unit in ipairs { "char", "word" } do
+          local v = hd.text.Vocabulary(s, { unit = unit })
+          assert.are.equal(s, v:decode(v:encode(s)))
+        end
+      else
+        refused = refused + 1
+        assert.matches("is no UTF%-8: got byte 0x%x%x at %d", why)
+      end
+    end
+    assert.is_true(texts > 100 and refused > 50, ("%d texts, %d refused"):format(texts, refused))
+  end)
+end)
+
 describe("Vocabulary", function()
   local LINES = "To be, or not to be: that's the question.\nÜber allen Gipfeln ist Ruh’ …\n\n  spaces\t\n"
 
