@@ -239,7 +239,7 @@ hd.data.Set = {}
 --- The order depends on (seed, epoch) alone, mirroring on (seed, epoch, picture) alone; the last short batch of an
 --- epoch is dropped.
 ---     for x, labels in set:batches { size = 32, flip = true } do ... end
----@param opts? table  size: pictures in a batch (32); seed (0); flip: mirror half of the pictures (false); shuffle (true); prefetch: batches made ahead (2; 0: no thread); transform: function (x, labels) -> x, labels that is run on each batch when it is handed over
+---@param opts? table  size: pictures in a batch (32); seed (0); flip: mirror half of the pictures (false); shuffle (true); prefetch: batches made ahead (2; 0: no thread); augment: options of hd.data.augment, which then changes each batch, by (seed, batch) alone (without its rng); transform: function (x, labels) -> x, labels that is run on each batch when it is handed over
 ---@return hd.data.Batches
 function hd.data.Set:batches(opts) end
 
@@ -248,6 +248,13 @@ function hd.data.Set:batches(opts) end
 ---@return hd.Tensor x  u8 [channels, height, width]
 ---@return integer? label
 function hd.data.Set:get(i) end
+
+--- Pictures of each class by chance, and the rest: a small labelled set to learn from, and one to be asked.
+---@param n integer  pictures of each class; a class with fewer is an error
+---@param seed? integer  default 0; the same seed gives the same parts
+---@return hd.data.Set first  n pictures of every class
+---@return hd.data.Set? rest  nil where none are left
+function hd.data.Set:per_class(n, seed) end
 
 --- Divide the set in two by chance.
 ---@param fraction number  share of the first part, between 0 and 1
@@ -260,6 +267,13 @@ function hd.data.Set:split(fraction, seed) end
 ---@param indices integer[]|hd.Tensor  1 to #set, in the order wanted
 ---@return hd.data.Set
 function hd.data.Set:subset(indices) end
+
+--- Turn, move and scale each picture by chance, between pixels bilinear; what comes in at the sides repeats the border.
+--- Names and meaning of torchvision's RandomAffine, with milder defaults.
+---@param x hd.Tensor  f32 [n, channels, height, width]
+---@param opts? table  degrees: at most so far to either side (10); translate: at most this share of a side (0.1); scale: by at most this share larger or smaller (0.1); rng (the default generator)
+---@return hd.Tensor  of x's shape
+function hd.data.augment(x, opts) end
 
 --- CIFAR-10: pictures u8 [n, 3, 32, 32] with labels 1 to 10.
 ---@param dir string  the folder with data_batch_1.bin to data_batch_5.bin (those that are there) and test_batch.bin
@@ -632,7 +646,7 @@ function hd.hierarchy.haar.unfold(x, factor) end
 function hd.hierarchy.haar.up(low, detail) end
 
 --- Pictures as shapes (low-pass luma), colours (chroma) and textures (details).
----@param opts? table  size (32; where 2^steps does not divide it, pictures are reflected beyond their ends, and H.crop says from which size to which); steps: wavelet steps (2); wavelet: "haar" (default) or "db2" to "db8"; regime, lag; schedule (one for all levels); predict ("edm"); t_aug (0.3), t_aug_sample (0)
+---@param opts? table  size (32; where 2^steps does not divide it, pictures are reflected beyond their ends, and H.crop says from which size to which); channels: 3, or 1 for grey pictures, which have no colours; steps: wavelet steps (2); wavelet: "haar" (default) or "db2" to "db8"; regime, lag; schedule (one for all levels); predict ("edm"); t_aug (0.3), t_aug_sample (0)
 ---@return hd.hierarchy.Hierarchy
 function hd.hierarchy.images(opts) end
 

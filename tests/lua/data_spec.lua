@@ -72,6 +72,25 @@ describe("a set", function()
     fails("some for both parts", set.split, set, 1)
   end)
 
+  it("gives some pictures of each class, and the rest", function()
+    local few, rest = set:per_class(4, 1)
+    assert.are.equal(20, #few)
+    assert.are.equal(40, #rest)
+    for class = 1, 5 do assert.are.equal(4, few.labels:eq(class):sum():item()) end
+    assert.is_true(few.x:equal((set:per_class(4, 1)).x))
+    assert.is_false(few.x:equal((set:per_class(4, 2)).x))
+    local sum = few.x:to("i64"):sum():item() + rest.x:to("i64"):sum():item()
+    assert.are.equal(set.x:to("i64"):sum():item(), sum)
+    local all, nothing = few:per_class(4)
+    assert.are.equal(20, #all)
+    assert.is_nil(nothing)
+    fails("expected at least 1", set.per_class, set, 0)
+    fails("('disc') has too few pictures: got 4, expected at least 5", few.per_class, few, 5)
+    fails("the set has no labels", set.per_class, hd.data.Set(set.x), 1)
+    local gap = hd.data.Set(set.x:narrow(1, 1, 2), hd.tensor({ 1, 3 }, { dtype = "i64" }))
+    fails("class 2 has too few pictures: got 0, expected at least 1", gap.per_class, gap, 1)
+  end)
+
   it("has no picture twice in a split", function()
     local x = hd.tensor({ { { { 0 } } }, { { { 1 } } }, { { { 2 } } }, { { { 3 } } } }, { dtype = "u8" })
     local seen, a, b = {}, hd.data.Set(x):split(0.5, 3)
@@ -83,6 +102,51 @@ describe("a set", function()
 
   it("can be made of tensors", function()
     fails("expected u8 [n,channels,height,width]", hd.data.Set, hd.zeros(2, 3, 4, 4))
+  end)
+end)
+
+describe("augment", function()
+  local augment = hd.data.augment
+  local x = hd.rand({ 2, 3, 5, 7 }, { rng = hd.rng(1) })
+  local none = { degrees = 0, translate = 0, scale = 0 }
+
+  it("changes nothing where nothing may change", function()
+    assert.is_true((augment(x, none) - x):abs():amax():item() < 1e-5)
+    local one = hd.rand({ 2, 1, 1, 1 })
+    assert.is_true(augment(one):equal(one))
+  end)
+
+  it("moves whole pictures as far as it may, repeating the border", function()
+    local ramp = hd.arange(0, 99):to "f32":view(1, 1, 1, 100):expand(64, 1, 3, 100):contiguous()
+    local moved = augment(ramp, { degrees = 0, translate = 0.1, scale = 0, rng = hd.rng(2) })
+    local by = 50 - moved:select(4, 51):select(3, 2):reshape(-1)
+    assert.is_true(by:amax():item() <= 10 and by:amin():item() >= -10)
+    assert.is_true(by:amax():item() > 8 and by:amin():item() < -8)
+    assert.is_true(moved:amin():item() >= 0 and moved:amax():item() <= 99)
+    for i = 1, 64 do -- linear between pixels, so exact on a ramp
+      assert.is_true(math.abs(moved:get(i, 1, 1, 41) - (40 - by[i])) < 1e-3)
+    end
+  end)
+
+  it("turns by angles up to the one given, about the middle", function()
+    local ramp = (hd.arange(0, 20):to "f32" - 10):view(1, 1, 1, 21):expand(64, 1, 21, 21):contiguous()
+    local turned = augment(ramp, { degrees = 30, translate = 0, scale = 0, rng = hd.rng(3) })
+    assert.is_true(turned:select(4, 11):select(3, 11):abs():amax():item() < 1e-5)
+    local right, down = turned:select(4, 15):select(3, 11):reshape(-1), turned:select(4, 11):select(3, 15):reshape(-1)
+    local angles = {}
+    for i = 1, 64 do
+      assert.is_true(math.abs(right[i] ^ 2 + down[i] ^ 2 - 16) < 1e-3)
+      angles[i] = math.deg(math.atan(down[i], right[i]))
+    end
+    assert.is_true(math.max(table.unpack(angles)) <= 30 and math.max(table.unpack(angles)) > 25)
+    assert.is_true(math.min(table.unpack(angles)) >= -30 and math.min(table.unpack(angles)) < -25)
+  end)
+
+  it("refuses what is no batch of pictures", function()
+    fails("expected f32 [n,channels,height,width]", augment, x[1])
+    fails("expected f32", augment, x:to "f64")
+    fails("scale is wrong: got 1", augment, x, { scale = 1 })
+    fails("translate is wrong: got ", augment, x, { translate = 0 / 0 })
   end)
 end)
 
@@ -107,6 +171,23 @@ describe("batches", function()
     end
     assert.are.equal(hd.tensor(set.x:reshape(-1):totable(), { dtype = "f64" }):sum():item(), sum)
     assert.are.equal(set.labels:sum():item(), labels)
+  end)
+
+  it("are augmented by seed and position alone", function()
+    local function stream(skip, count, seed, augment)
+      local batches <close> = set:batches { size = 16, seed = seed, augment = augment }
+      batches:load_state_dict { position = skip, seed = seed, size = 16 }
+      local list = {}
+      for i = 1, count do list[i] = batches() end
+      return hd.cat(list, 1)
+    end
+    local all, plain = stream(0, 4, 5, {}), stream(0, 4, 5)
+    assert.is_true(all:narrow(1, 33, 32):equal(stream(2, 2, 5, {})))
+    assert.is_false(all:equal(plain))
+    local still = stream(0, 1, 5, { degrees = 0, translate = 0, scale = 0 })
+    assert.is_true((still - plain:narrow(1, 1, 16)):abs():amax():item() < 1e-5)
+    fails("batches: augment: degrees is wrong: got 200", set.batches, set, { augment = { degrees = 200 } })
+    fails("unknown option 'angle'", set.batches, set, { augment = { angle = 3 } })
   end)
 
   it("drop the last short batch and go on without end", function()

@@ -59,6 +59,19 @@ describe("split and join", function()
     assert.are.equal("2,45,8,8", shape_of(z.textures))
   end)
 
+  it("pictures of one channel have no level of colours", function()
+    for _, size in ipairs { 8, 7 } do
+      local H = hierarchy.images { size = size, channels = 1 }
+      assert.are.same({ "shapes", "textures" }, H:level_names())
+      local x = randn { 2, 1, size, size }
+      assert.is_true(H:check(x) < 1e-5)
+      local frame, z = H:level "textures".frame, H:split(x)
+      assert.is_true((frame.from(frame.to(z.textures)) - z.textures):abs():amax():item() < 1e-5)
+    end
+    local _, text = pcall(hierarchy.images, { channels = 2 })
+    assert.matches("channels is wrong: got 2, expected 1 or 3", text, 1, true)
+  end)
+
   it("grey pictures have no colours, plain ones no textures", function()
     local z = hierarchy.images { size = 8 }:split(randn { 2, 1, 8, 8 }:expand(2, 3, 8, 8))
     assert.is_true(z.colours:abs():amax():item() < 1e-6)

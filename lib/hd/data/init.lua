@@ -2,6 +2,7 @@
 
 return {
   Set = require "hd.data.set",
+  augment = require "hd.data.augment".pictures,
   cifar10 = require "hd.data.cifar",
   emoji = require "hd.data.emoji",
   folder = require "hd.data.folder",

@@ -3,6 +3,7 @@
 local core = require "hd.core"
 local class = require "hd.class"
 local check = require "hd.check"
+local augment = require "hd.data.augment"
 
 --- Batches of a set, without end: call it, or use it in a generic `for`.
 ---@class hd.data.Batches
@@ -17,23 +18,32 @@ function Batches:init(set, opts)
     { "flip", "boolean", false },
     { "shuffle", "boolean", true },
     { "prefetch", "integer", 2 },
+    { "augment", "table" },
     { "transform", "callable" },
   })
   self.set, self.size, self.seed, self.transform = set, o.size, o.seed, o.transform
   self.flip, self.shuffle = o.flip, o.shuffle
+  self.augment = o.augment and augment.check("batches: augment", o.augment)
   self.loader = core.loader_new(set.x, set.labels, o.size, o.seed, o.flip, o.shuffle, o.prefetch)
 end
 
 --- Full batches in one epoch.
 function Batches:__len() return #self.set // self.size end
 
+-- A batch as it leaves here, with its labels where there are any.
+local function handed_over(self, x, ...)
+  if self.augment then
+    self.augment.rng = core.rng(self.seed, self.loader:position())
+    x = augment.warp(x, self.augment)
+  end
+  if self.transform then return self.transform(x, ...) end
+  return x, ...
+end
+
 --- The next batch.
 ---@return hd.Tensor x  f32 [size, channels, height, width] in [-1,1]
 ---@return hd.Tensor? labels  i64 [size]
-function Batches:__call()
-  if self.transform then return self.transform(self.loader:next()) end
-  return self.loader:next()
-end
+function Batches:__call() return handed_over(self, self.loader:next()) end
 
 --- The place in the stream, for a checkpoint: batches handed over, and what their order depends on.
 ---@return {position: integer, seed: integer, size: integer, pictures: integer, flip: boolean, shuffle: boolean}

@@ -51,7 +51,8 @@ end
 ---     for x, labels in set:batches { size = 32, flip = true } do ... end
 ---
 ---@param opts? table  size: pictures in a batch (32); seed (0); flip: mirror half of the pictures (false); shuffle
----  (true); prefetch: batches made ahead (2; 0: no thread); transform: function (x, labels) -> x, labels that is run on
+---  (true); prefetch: batches made ahead (2; 0: no thread); augment: options of hd.data.augment, which then changes
+---  each batch, by (seed, batch) alone (without its rng); transform: function (x, labels) -> x, labels that is run on
 ---  each batch when it is handed over
 ---@return hd.data.Batches
 function Set:batches(opts) return Batches(self, opts) end
@@ -91,6 +92,38 @@ function Set:split(fraction, seed)
   return self:subset(table.move(order, 1, first, 1, {})), self:subset(table.move(order, first + 1, n, 1, {}))
 end
 
-class.guard(Set, { "get", "batches", "subset", "split" })
+-- How many classes there are, or an error where there are no labels.
+local function count_classes(self, where)
+  if not self.labels then check.fail(where, "the set has no labels: got %s", tostring(self)) end
+  return math.max(self.classes and #self.classes or 0, math.tointeger(self.labels:amax():item()))
+end
+
+--- Pictures of each class by chance, and the rest: a small labelled set to learn from, and one to be asked.
+---@param n integer  pictures of each class; a class with fewer is an error
+---@param seed? integer  default 0; the same seed gives the same parts
+---@return hd.data.Set first  n pictures of every class
+---@return hd.data.Set? rest  nil where none are left
+function Set:per_class(n, seed)
+  if check.arg("set:per_class", "n", n, "integer") < 1 then
+    check.fail("set:per_class", "n is wrong: got %d, expected at least 1", n)
+  end
+  local taken, first, rest = {}, {}, {}
+  for number = 1, count_classes(self, "set:per_class") do taken[number] = 0 end
+  local labels = self.labels:totable()
+  for _, i in ipairs(core.permutation(#self, check.arg("set:per_class", "seed", seed or 0, "integer"))) do
+    local mine = taken[labels[i]] < n
+    taken[labels[i]] = taken[labels[i]] + (mine and 1 or 0)
+    table.insert(mine and first or rest, i)
+  end
+  for number, count in ipairs(taken) do
+    if count < n then
+      check.fail("set:per_class", "class %d%s has too few pictures: got %d, expected at least %d", number,
+        self.classes and self.classes[number] and (" ('%s')"):format(self.classes[number]) or "", count, n)
+    end
+  end
+  return self:subset(first), #rest > 0 and self:subset(rest) or nil
+end
+
+class.guard(Set, { "get", "batches", "subset", "split", "per_class" })
 
 return Set

@@ -358,9 +358,9 @@ return {
   Hierarchy = Hierarchy,
   --- Pictures as shapes (low-pass luma), colours (chroma) and textures (details).
   ---@param opts? table  size (32; where 2^steps does not divide it, pictures are reflected beyond their ends, and
-  ---                    H.crop says from which size to which); steps: wavelet steps (2); wavelet: "haar" (default) or
-  ---                    "db2" to "db8"; regime, lag; schedule (one for all levels); predict ("edm"); t_aug (0.3),
-  ---                    t_aug_sample (0)
+  ---                    H.crop says from which size to which); channels: 3, or 1 for grey pictures, which have no
+  ---                    colours; steps: wavelet steps (2); wavelet: "haar" (default) or "db2" to "db8"; regime, lag;
+  ---                    schedule (one for all levels); predict ("edm"); t_aug (0.3), t_aug_sample (0)
   ---@return hd.hierarchy.Hierarchy
   images = function(opts) return images(opts) end,
   --- Texts as sentences, phrases and words, each level with the positions of the text: what ends sentences (of words

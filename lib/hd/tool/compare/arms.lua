@@ -5,33 +5,6 @@ local hd = require "hd"
 local core = require "hd.core"
 
 local arms = {}
-local haar = hd.hierarchy.haar
-
--- Grey pictures: shapes are the low band after two Haar steps, textures the details, seen by their network as the
--- picture that they make alone (as in hd.hierarchy.images).
-local function grey(size, opts)
-  local function split(x)
-    local low, details = haar.split(x, 2)
-    return { shapes = low, textures = hd.cat({ details[1], haar.fold(details[2], 2) }, 2) }
-  end
-  local function join(z)
-    return haar.join(z.shapes, { z.textures:narrow(2, 1, 3), haar.unfold(z.textures:narrow(2, 4, 12), 2) })
-  end
-  local frame = {
-    to = function(z)
-      local s = z:shape()
-      return join { shapes = hd.zeros({ s[1], 1, s[3], s[4] }, { dtype = z:dtype() }), textures = z }
-    end,
-    from = function(x) return split(x).textures end,
-  }
-  return hd.hierarchy.new {
-    name = "grey", split = split, join = join, shape = { 1, size, size }, range = { -1, 1 },
-    levels = {
-      { name = "shapes", predict = opts.predict, schedule = hd.schedule.karras { p_mean = 0, p_std = 1.2 } },
-      { name = "textures", predict = opts.predict, frame = frame, width = 0.5 },
-    },
-  }
-end
 
 --- The hierarchy of a set of square pictures with 1 or 3 channels, checked on it and with its statistics.
 ---@param set hd.data.Set
@@ -44,7 +17,7 @@ function arms.hierarchy(set, opts)
     return nil, ("the pictures are [%d,%d,%d]: expected squares with 1 or 3 channels and a side that 4 divides"):format(
       c, h, w)
   end
-  local H = c == 3 and hd.hierarchy.images { size = h, predict = opts.predict } or grey(h, opts)
+  local H = hd.hierarchy.images { size = h, channels = c, predict = opts.predict }
   local weight = opts.weight == "min_snr" and hd.schedule.weight.min_snr {} or nil
   for _, level in ipairs(H.levels) do level.loss_weight = weight end
   H:check(set)
