@@ -3,6 +3,7 @@
 
 local core = require "hd.core"
 local check = require "hd.check"
+local digest = require "hd.digest"
 
 local image = {}
 
@@ -27,19 +28,33 @@ function image.load(path, opts)
   return x
 end
 
+-- One tEXt chunk: a keyword and a text, before the end of a PNG file (its last 12 bytes).
+-- Source: PNG, ISO/IEC 15948, 11.3.4.3.
+local function with_comment(png, text)
+  local body = "tEXtComment\0" .. text
+  local chunk = string.pack(">I4", #body - 4) .. body .. string.pack(">I4", digest.crc32(body))
+  return png:sub(1, -13) .. chunk .. png:sub(-12)
+end
+
 --- Write a PNG file, whole or not at all.
 ---@param path string  ending in .png
 ---@param x hd.Tensor  [channels, height, width] or [height, width], u8, or f32 in [-1,1] (values outside are clipped);
 ---  1 to 4 channels
+---@param opts? {comment?: string}  a text kept in the file: printable ASCII
 ---@return boolean? done  true, or nil and a message
 ---@return string? message
-function image.save(path, x)
+function image.save(path, x, opts)
   check.arg("image.save", "path", path, "string")
   check.arg("image.save", "x", x, "tensor")
+  local o = check.options("image.save", opts, { { "comment", "string" } })
+  if o.comment and o.comment:find "[^\32-\126]" then
+    check.fail("image.save", "the comment is wrong: got %s, expected printable ASCII", check.show(o.comment))
+  end
   if not path:lower():find "%.png$" then
     check.fail("image.save", "the extension is wrong: got '%s', expected a name that ends in .png", path)
   end
-  local done, message = core.file_write(path, core.image_encode(x))
+  local png = core.image_encode(x)
+  local done, message = core.file_write(path, o.comment and with_comment(png, o.comment) or png)
   if not done then return nil, message end
   return true
 end

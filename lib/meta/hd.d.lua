@@ -773,9 +773,10 @@ function hd.image.resize(x, size) end
 --- Write a PNG file, whole or not at all.
 ---@param path string  ending in .png
 ---@param x hd.Tensor  [channels, height, width] or [height, width], u8, or f32 in [-1,1] (values outside are clipped); 1 to 4 channels
+---@param opts? {comment?: string}  a text kept in the file: printable ASCII
 ---@return boolean? done  true, or nil and a message
 ---@return string? message
-function hd.image.save(path, x) end
+function hd.image.save(path, x, opts) end
 
 --- Has Ctrl-C, SIGTERM or SIGHUP asked the program to stop? From the first call on the first signal is only seen here, so that a loop can save and end; the second one ends the process.
 ---@return boolean boolean
