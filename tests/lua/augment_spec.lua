@@ -1,4 +1,5 @@
--- `hdlua -m augment`: pictures of every class with their provenance, and how it goes on after an interruption.
+-- `hdlua -m augment` and examples/augment.lua: pictures of every class with their provenance, classifiers that learn
+-- from them, and how both go on after an interruption.
 
 local hd = require "hd"
 local core = require "hd.core"
@@ -141,6 +142,69 @@ describe("hdlua -m augment", function()
       local out, code = sandbox.shell(COMMAND .. words)
       assert.are.equal(1, code, out)
       assert.matches("augment: .*" .. expected:gsub("%p", "%%%0"), out)
+    end
+  end)
+end)
+
+describe("the classifier", function()
+  local classifier = require "hd.tool.augment.classifier"
+  local real, rest = hd.data.shapes({ size = 8, n = 300, seed = 2 }):per_class(30)
+  local function options(fields)
+    local o = { classes = 5, steps = 60, batch = 32, lr = 3e-3, seed = 1, share = 0.5 }
+    for key, value in next, fields or {} do o[key] = value end -- order free: separate keys
+    return o
+  end
+
+  it("learns, the same bits from the same seed, from real pictures or drawn ones", function()
+    local first = classifier.accuracy(classifier.train(real, nil, options()), rest)
+    assert.is_true(first > 0.4, tostring(first)) -- 0.2 is by chance
+    assert.are.equal(first, classifier.accuracy(classifier.train(real, nil, options()), rest))
+    -- pictures of wrong classes in half of each batch do harm
+    local wrong = real:subset(hd.arange(1, #real))
+    wrong.labels = wrong.labels % 5 + 1
+    local o = options { share = 0.9 }
+    assert.is_true(classifier.accuracy(classifier.train(real, wrong, o), rest) < first - 0.1)
+  end)
+
+  it("measures each arm with what belongs to it", function()
+    local seen = {}
+    for _, arm in ipairs(classifier.arms) do
+      seen[arm.name] = classifier.measure(arm, { real = real, made = real, asked = rest }, options { augment = {} })
+    end
+    assert.are.equal(seen.real, classifier.accuracy(classifier.train(real, nil, options()), rest))
+    assert.are.equal(seen.standard, classifier.accuracy(classifier.train(real, nil, options { augment = {} }), rest))
+    assert.are.equal(seen.both, classifier.accuracy(classifier.train(real, real, options { augment = {} }), rest))
+    assert.are_not.equal(seen.real, seen.standard)
+  end)
+end)
+
+describe("examples/augment.lua", function()
+  local root = io.popen("pwd"):read "l"
+  local COMMAND = ("$H --threads 1 %s/examples/augment.lua --size 8 --n 4 --steps 3 --width 8 --per-class 6 "
+    .. "--draw-steps 1 --seeds 2 --classifier-steps 10 --out a "):format(root)
+
+  it("draws, trains four ways and tells differences; resumed it finds the same", function()
+    local out, code = sandbox.shell(COMMAND)
+    assert.are.equal(0, code, out)
+    assert.matches("shapes: 20 to learn from, 1980 to ask about", out, 1, true)
+    for _, pair in ipairs { "standard %- real", "synthetic %- real", "both %- standard" } do
+      assert.matches(pair .. ": [+-]%d+%.%d%d points, 95 %% interval [+-]%d+%.%d%d to [+-]%d", out)
+    end
+    assert.are.equal(30, #assert(hd.data.folder(sandbox.path "a/drawn", { size = 8 })))
+    local again
+    again, code = sandbox.shell(COMMAND .. "--resume")
+    assert.are.equal(0, code, again)
+    assert.are.equal(out:match "seed 1, real.*$", again:match "seed 1, real.*$")
+  end)
+
+  it("refuses what cannot be measured", function()
+    for words, expected in next, { -- order free: separate runs
+      ["--data emoji"] = "there are no labels", ["--seeds 1"] = "at least 2", ["--share 1"] = "less than 1",
+      ["--n 4000"] = "has too few pictures",
+    } do
+      local out, code = sandbox.shell(COMMAND .. words)
+      assert.are.equal(1, code, out)
+      assert.matches(expected, out, 1, true)
     end
   end)
 end)

@@ -305,6 +305,21 @@ describe("the two-sample classifier", function()
 end)
 
 describe("intervals", function()
+  it("of a mean are Student's", function()
+    local interval = require "hd.metrics.interval"
+    -- 97.5 % of t: 12.7062 (1), 4.3027 (2), 3.1824 (3), 2.2622 (9), 2.0452 (29), from tables
+    for degrees, t in next, { 12.7062, 4.3027, 3.1824, [9] = 2.2622, [29] = 2.0452 } do -- order free: separate cases
+      local values, n = {}, degrees + 1
+      for i = 1, n do values[i] = i % 2 end
+      local mean = (n + 1) // 2 / n
+      local deviation = math.sqrt(n / (n - 1) * mean * (1 - mean))
+      local found = interval.of_mean(values)
+      assert.is_true(math.abs(found.mean - mean) < 1e-12)
+      assert.is_true(math.abs((found.high - mean) / (deviation / math.sqrt(n)) - t) < 0.005, tostring(degrees))
+      assert.is_true(math.abs(found.low + found.high - 2 * mean) < 1e-12)
+    end
+  end)
+
   it("are as wide as theory says for a mean", function()
     local a = normal(1000, 1, 3):expand(1000, 4):reshape(1000, 4, 1, 1)
     local shift, found = metrics.mean_shift(hd.zeros({ 1000, 4, 1, 1 }, { dtype = "f64" }), a, { resamples = 400 })

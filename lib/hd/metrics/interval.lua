@@ -60,4 +60,26 @@ function interval.of_share(right, asked)
   return { low = centre - reach, high = centre + reach }
 end
 
+-- 97.5 % of Student's t distribution with so many degrees of freedom lie below this.
+-- Source: Abramowitz and Stegun 1964, 26.7.5; exact forms for 1 and 2.
+local function student(degrees)
+  if degrees == 1 then return 12.706204736 end
+  if degrees == 2 then return 4.302652730 end
+  local z, sum = NORMAL, NORMAL
+  sum = sum + (z ^ 3 + z) / (4 * degrees)
+  sum = sum + (5 * z ^ 5 + 16 * z ^ 3 + 3 * z) / (96 * degrees ^ 2)
+  sum = sum + (3 * z ^ 7 + 19 * z ^ 5 + 17 * z ^ 3 - 15 * z) / (384 * degrees ^ 3)
+  return sum + (79 * z ^ 9 + 776 * z ^ 7 + 1482 * z ^ 5 - 1920 * z ^ 3 - 945 * z) / (92160 * degrees ^ 4)
+end
+
+--- The mean of independent numbers and its 95 % interval by Student's t.
+---@param values number[]  at least two
+---@return table  mean, low, high
+function interval.of_mean(values)
+  local sum = 0
+  for _, v in ipairs(values) do sum = sum + v end
+  local mean, reach = sum / #values, student(#values - 1) * spread(values) / math.sqrt(#values)
+  return { mean = mean, low = mean - reach, high = mean + reach }
+end
+
 return interval
