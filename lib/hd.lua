@@ -23,8 +23,8 @@ local functions = { stack = "hd.tensor", gradcheck = "hd.gradcheck", load = "hd.
   profile = "hd.profile" }
 
 local modules = {
-  "args", "check", "data", "file", "guidance", "hierarchy", "image", "linalg", "metrics", "nn", "optim", "plot",
-  "preview", "run", "sampler", "schedule", "text",
+  "args", "audio", "check", "data", "file", "guidance", "hierarchy", "image", "linalg", "metrics", "nn", "optim",
+  "plot", "preview", "run", "sampler", "schedule", "text",
 }
 local is_module = {}
 for _, name in ipairs(modules) do is_module[name] = true end

@@ -125,6 +125,35 @@ hd.args = {}
 ---@return string? message
 function hd.args.parse(spec, words, before) end
 
+---@class hd.audio
+hd.audio = {}
+
+--- Read a WAV, FLAC, OGG (Vorbis) or AIFF file.
+--- Whole numbers of n bits become -1 to 1 - 2^(1 - n). Refused are files without frames, above 64 channels, 64 Mi values
+--- or 256 MiB, and values that are not finite; a file that ends early gives the frames that are there.
+---@param path string
+---@return hd.Tensor? sound  f32 [channels, frames]; nil and a message where it cannot be read
+---@return integer|string rate  frames per second
+function hd.audio.load(path) end
+
+--- A sound at another rate: band-limited interpolation, Kaiser-windowed sinc of 16 crossings, side lobes below -90 dB;
+--- what lies above 0.93 of the lower Nyquist frequency fades.
+--- Source: Smith and Gossett 1984.
+---@param x hd.Tensor    [channels, frames] or [frames], f32 or f64
+---@param from integer   its rate
+---@param to integer     the rate wanted
+---@return hd.Tensor sound  f32 [channels, ceil(frames to / from)] or [frames]
+function hd.audio.resample(x, from, to) end
+
+--- Write a sound, whole or not at all.
+---@param path string    ending in .wav, .flac, .ogg, .aif or .aiff
+---@param x hd.Tensor    [channels, frames] or [frames], f32 or f64; what is outside of -1 to 1 is clipped, save in 32 bits
+---@param rate integer   frames per second
+---@param opts? { bits: integer }  16 (default), 24, or 32: floating point, for WAV and AIFF; OGG has none
+---@return boolean? done  true, or nil and a message
+---@return string? message
+function hd.audio.save(path, x, rate, opts) end
+
 --- With "cpu" or "ref" choose the back end; tells the one in use
 ---@param name? any
 ---@return any name

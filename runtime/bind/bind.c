@@ -455,6 +455,7 @@ int luaopen_hd_core(lua_State *L) {
     hd_bind_sys(L);
     hd_bind_interrupt(L);
     hd_bind_io(L);
+    hd_bind_audio(L);
     hd_bind_data(L);
     hd_bind_preview(L);
     return 1;

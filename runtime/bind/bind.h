@@ -92,6 +92,7 @@ void hd_bind_random(lua_State *L);
 void hd_bind_sys(lua_State *L);
 void hd_bind_profile(lua_State *L);
 void hd_bind_io(lua_State *L);
+void hd_bind_audio(lua_State *L);
 void hd_bind_json(lua_State *L);
 void hd_bind_data(lua_State *L);
 void hd_bind_preview(lua_State *L);

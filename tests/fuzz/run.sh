@@ -10,6 +10,7 @@ dictionary=tests/fuzz/$target.dict
 case $target in
 cifar) length=6146 ;;
 image | font) length=1024 ;;
+audio) length=4096 ;;
 ops) length=256 ;;
 *) length=2048 ;;
 esac

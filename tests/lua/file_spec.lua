@@ -177,11 +177,6 @@ describe("files of others", function()
     end)
   end
 
-  it("in WAV wait for a reader of sound", function()
-    local list = robust.list "wav"
-    pending(("no reader yet: %d files of ../shared/data/robust are skipped"):format(list and #list or 0))
-  end)
-
   it("survive any cut and any changed byte", function()
     assert(hd.save(path "s.safetensors", { x = hd.ones(2, 3), y = hd.tensor({ 1 }, { dtype = "i64" }) }))
     assert(hd.save(path "s.npz", { x = hd.ones(2, 3) }))
