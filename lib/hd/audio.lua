@@ -7,8 +7,8 @@ local check = require "hd.check"
 local audio = {}
 
 --- Read a WAV, FLAC, OGG (Vorbis) or AIFF file.
---- Whole numbers of n bits become -1 to 1 - 2^(1 - n). Refused are files without frames, above 64 channels, 64 Mi values
---- or 256 MiB, and values that are not finite; a file that ends early gives the frames that are there.
+--- Whole numbers of n bits become -1 to 1 - 2^(1 - n). Refused are files without frames, above 64 channels, 64 Mi
+--- values or 256 MiB, and values that are not finite; a file that ends early gives the frames that are there.
 ---@param path string
 ---@return hd.Tensor? sound  f32 [channels, frames]; nil and a message where it cannot be read
 ---@return integer|string rate  frames per second
@@ -23,7 +23,8 @@ local MOST_BITS = { wav = 32, aiff = 32, flac = 24, ogg = 32 }
 
 --- Write a sound, whole or not at all.
 ---@param path string    ending in .wav, .flac, .ogg, .aif or .aiff
----@param x hd.Tensor    [channels, frames] or [frames], f32 or f64; what is outside of -1 to 1 is clipped, save in 32 bits
+---@param x hd.Tensor    [channels, frames] or [frames], f32 or f64; what is outside of -1 to 1 is clipped, but not in
+---  32 bits
 ---@param rate integer   frames per second
 ---@param opts? { bits: integer }  16 (default), 24, or 32: floating point, for WAV and AIFF; OGG has none
 ---@return boolean? done  true, or nil and a message
@@ -35,8 +36,8 @@ function audio.save(path, x, rate, opts)
   local bits = check.options("audio.save", opts, { { "bits", "integer", 16 } }).bits
   local ending = ENDINGS[path:lower():match "%.(%w+)$"]
   if not ending then
-    check.fail("audio.save", "the extension is wrong: got '%s', expected a name that ends in .wav, .flac, .ogg or .aiff",
-      path)
+    check.fail("audio.save",
+      "the extension is wrong: got '%s', expected a name that ends in .wav, .flac, .ogg or .aiff", path)
   end
   if (bits ~= 16 and bits ~= 24 and bits ~= 32) or bits > MOST_BITS[ending] then
     check.fail("audio.save", "bits is wrong: got %d, expected 16, 24%s", bits, ending == "flac" and "" or " or 32")

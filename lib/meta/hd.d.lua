@@ -129,8 +129,8 @@ function hd.args.parse(spec, words, before) end
 hd.audio = {}
 
 --- Read a WAV, FLAC, OGG (Vorbis) or AIFF file.
---- Whole numbers of n bits become -1 to 1 - 2^(1 - n). Refused are files without frames, above 64 channels, 64 Mi values
---- or 256 MiB, and values that are not finite; a file that ends early gives the frames that are there.
+--- Whole numbers of n bits become -1 to 1 - 2^(1 - n). Refused are files without frames, above 64 channels, 64 Mi
+--- values or 256 MiB, and values that are not finite; a file that ends early gives the frames that are there.
 ---@param path string
 ---@return hd.Tensor? sound  f32 [channels, frames]; nil and a message where it cannot be read
 ---@return integer|string rate  frames per second
@@ -147,7 +147,7 @@ function hd.audio.resample(x, from, to) end
 
 --- Write a sound, whole or not at all.
 ---@param path string    ending in .wav, .flac, .ogg, .aif or .aiff
----@param x hd.Tensor    [channels, frames] or [frames], f32 or f64; what is outside of -1 to 1 is clipped, save in 32 bits
+---@param x hd.Tensor    [channels, frames] or [frames], f32 or f64; what is outside of -1 to 1 is clipped, but not in 32 bits
 ---@param rate integer   frames per second
 ---@param opts? { bits: integer }  16 (default), 24, or 32: floating point, for WAV and AIFF; OGG has none
 ---@return boolean? done  true, or nil and a message
@@ -684,6 +684,43 @@ function hd.hierarchy.images(opts) end
 ---@return hd.hierarchy.Hierarchy? H  or nil and a message
 ---@return hd.hierarchy.Models|string models
 function hd.hierarchy.load(path) end
+
+---@class hd.hierarchy.mdct
+hd.hierarchy.mdct = {}
+
+--- Signals as frequencies over time.
+---@param x hd.Tensor      [n, c, t], t a multiple of bins, two frames at least
+---@param bins integer     frequencies in a frame; bin k (from 1) lies around (k - 1/2) / bins of the Nyquist frequency
+---@param window? string   "sine" (default: compact), or "kbd" (far side lobes are lower)
+---@return hd.Tensor       [n, c bins, t / bins]
+function hd.hierarchy.mdct.forward(x, bins, window) end
+
+--- The inverse of mdct.forward.
+---@param z hd.Tensor      [n, c bins, frames]
+---@param bins integer
+---@param window? string
+---@return hd.Tensor       [n, c, frames bins]
+function hd.hierarchy.mdct.inverse(z, bins, window) end
+
+---@class hd.hierarchy.mdct.windows
+hd.hierarchy.mdct.windows = {}
+
+---@class hd.hierarchy.packet
+hd.hierarchy.packet = {}
+
+--- Signals as bands over time, from low to high.
+---@param x hd.Tensor       [n, c, t], t a multiple of 2^steps
+---@param steps integer
+---@param family? string    "db8" (default): the longer, the less the bands overlap
+---@return hd.Tensor        [n, c 2^steps, t / 2^steps]
+function hd.hierarchy.packet.forward(x, steps, family) end
+
+--- The inverse of packet.forward.
+---@param z hd.Tensor       [n, c 2^steps, t]
+---@param steps integer
+---@param family? string
+---@return hd.Tensor        [n, c, t 2^steps]
+function hd.hierarchy.packet.inverse(z, steps, family) end
 
 --- split and join that hand each level its own positions of [n, t] (tokens or numbers).
 ---     local split, join = hd.hierarchy.partition { sentence = { 1, 9 }, phrase = { 3, 5, 11 }, word = { 2, 4, ... } }

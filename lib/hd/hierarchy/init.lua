@@ -384,5 +384,7 @@ return {
   wavelet = require "hd.hierarchy.split.wavelet",
   haar = require "hd.hierarchy.split.haar",
   colour = require "hd.hierarchy.split.colour",
+  mdct = require "hd.hierarchy.split.mdct",
+  packet = require "hd.hierarchy.split.packet",
   partition = require "hd.hierarchy.split.partition",
 }

@@ -121,6 +121,64 @@ local function matrix(family, n, dtype)
   return matrices[key]
 end
 
+-- Signals may be long, so they are not multiplied by matrices: the same steps as convolutions -----------------------
+
+-- x [m, c, t] with `pad` more at both ends, around the end.
+local function around(x, pad)
+  local t = x:size(3)
+  local copies = { x }
+  for i = 1, (pad + t - 1) // t do copies[2 * i], copies[2 * i + 1] = x, x end
+  local before = (#copies - 1) // 2 * t
+  return core.op.cat(copies, 3):narrow(3, before - pad + 1, t + 2 * pad)
+end
+
+-- The filters by tap: h[k], and g[k] of the high band, k from 0; 0 outside.
+local function taps(family)
+  local list = wavelet.filter(family)
+  local length = #list
+  local function h(k) return list[k + 1] or 0 end
+  local function g(k) return k % 2 == 0 and h(length - 1 - k) or -h(length - 1 - k) end
+  return h, g, length
+end
+
+local kernels = setmetatable({}, { __mode = "v" }) -- the last ones used, until the collector comes
+
+-- Weights of a convolution: down [2, 1, length], both bands; up [2, 2, taps], the even and the odd samples of both.
+local function kernel(way, family, dtype)
+  local key = ("%s %s %s"):format(way, family, dtype)
+  if kernels[key] then return kernels[key] end
+  local h, g, length = taps(family)
+  local rows, reach = { { {}, {} }, { {}, {} } }, length // 4
+  if way == "down" then
+    rows = { { {} }, { {} } }
+    for k = 0, length - 1 do rows[1][1][k + 1], rows[2][1][k + 1] = h(k), g(k) end
+  else
+    for phase = 0, 1 do
+      for r = 0, 2 * reach do
+        local k = phase - 1 + length // 2 + 2 * (reach - r)
+        rows[phase + 1][1][r + 1], rows[phase + 1][2][r + 1] = h(k), g(k)
+      end
+    end
+  end
+  kernels[key] = core.keep(core.tensor(rows, { dtype = dtype }))
+  return kernels[key]
+end
+
+local function signal_down(x, family)
+  local n, c, t = table.unpack(x:shape())
+  local weight = kernel("down", family, x:dtype())
+  local y = core.op.conv1d(around(x:reshape(n * c, 1, t), weight:size(3) // 2 - 1), weight, nil, { stride = 2 })
+  return y:select(2, 1):reshape(n, c, t // 2), y:select(2, 2):reshape(n, c, t // 2)
+end
+
+local function signal_up(low, detail, family)
+  local n, c, t = table.unpack(low:shape())
+  local weight = kernel("up", family, low:dtype())
+  local both = core.op.cat({ low:reshape(n * c, 1, t), detail:reshape(n * c, 1, t) }, 2)
+  local y = core.op.conv1d(around(both, weight:size(3) // 2), weight)
+  return y:transpose(2, 3):reshape(n, c, 2 * t)
+end
+
 local function check_input(where, x, family)
   check.one_of(where, "family", family, wavelet.families)
   local rank = check.arg(where, "x", x, "tensor"):dim()
@@ -144,10 +202,9 @@ function wavelet.down(x, family)
         table.concat(x:shape(), ","))
     end
   end
-  local w = x:size(-1)
+  if x:dim() == 3 then return signal_down(x, family) end
+  local h, w = x:size(3), x:size(4)
   local y = x:matmul(matrix(family, w, x:dtype()):transpose(1, 2))
-  if x:dim() == 3 then return y:narrow(3, 1, w // 2), y:narrow(3, w // 2 + 1, w // 2) end
-  local h = x:size(3)
   y = matrix(family, h, x:dtype()):matmul(y)
   local low, high = y:narrow(3, 1, h // 2), y:narrow(3, h // 2 + 1, h // 2)
   local function left(z) return z:narrow(4, 1, w // 2) end
@@ -165,9 +222,8 @@ function wavelet.up(low, detail, family)
   check_input("wavelet.up", low, family)
   check.arg("wavelet.up", "detail", detail, "tensor")
   if family == "haar" then return haar.up(low, detail) end
-  local w, c = 2 * low:size(-1), low:size(2)
-  local across = matrix(family, w, low:dtype())
-  if low:dim() == 3 then return core.op.cat({ low, detail }, 3):matmul(across) end
+  if low:dim() == 3 then return signal_up(low, detail, family) end
+  local c, across = low:size(2), matrix(family, 2 * low:size(4), low:dtype())
   local function part(i) return detail:narrow(2, (i - 1) * c + 1, c) end
   local y = core.op.cat({ core.op.cat({ low, part(1) }, 4), core.op.cat({ part(2), part(3) }, 4) }, 3)
   return matrix(family, 2 * low:size(3), low:dtype()):transpose(1, 2):matmul(y:matmul(across))
