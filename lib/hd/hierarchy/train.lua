@@ -76,12 +76,18 @@ local function gaussian_loss(models, level, z, t, seen, o)
   return errors:mean()
 end
 
--- Shares of masks for n samples of a mask level, at times one from each n-th of low to high, and the weights of their
--- cross-entropies.
-local function mask_shares(level, n, low, high, rng)
-  local t, weights = core.rand({ n }, { rng = rng, dtype = "f64" }):totable(), {}
-  for i = 1, n do t[i], weights[i] = tokens.share(level, math.max(1e-6, low + (high - low) * (i - 1 + t[i]) / n)) end
-  return t, weights
+-- Times of n samples, one from each n-th of 0.01 to 1.
+local function stratified_times(n, rng)
+  local t = core.rand({ n }, { rng = rng, dtype = "f64" }):totable()
+  for i = 1, n do t[i] = 0.01 + 0.99 * (i - 1 + t[i]) / n end
+  return t
+end
+
+-- Shares of masks of a mask level at these times, and the weights of their cross-entropies.
+local function mask_shares(level, times)
+  local shares, weights = {}, {}
+  for i, t in ipairs(times) do shares[i], weights[i] = tokens.share(level, math.max(1e-6, t)) end
+  return shares, weights
 end
 
 -- Cross-entropy of the masked tokens of a level, weighted: nats [n, length] at each of its positions.
@@ -103,7 +109,7 @@ end
 local function level_loss(self, models, level, z, o)
   local own = z[level.name]
   if level.kind == "mask" then
-    local t, weights = mask_shares(level, own:size(1), 0.01, 1, o.rng)
+    local t, weights = mask_shares(level, stratified_times(own:size(1), o.rng))
     return mask_loss(models, level, own, t, weights, surroundings(self, models, level, z, t, o), o)
   end
   local t = level.schedule:draw(own:size(1), { rng = o.rng, stratified = true })
@@ -141,10 +147,12 @@ local function dropped(models, labels, o)
   return core.op.where(hidden, none, labels)
 end
 
--- Nats [n] of a level, at times from the k-th of o.times parts of 0 to 1.
+-- Nats [n] of a level, each sample at a time of its own from the k-th of o.times parts of 0 to 1.
 local function bound_at(self, models, level, z, k, o)
   local own = z[level.name]
-  local t, weights = mask_shares(level, own:size(1), (k - 1) / o.times, k / o.times, o.rng)
+  local times = core.rand({ own:size(1) }, { rng = o.rng, dtype = "f64" }):totable()
+  for i, u in ipairs(times) do times[i] = (k - 1 + u) / o.times end
+  local t, weights = mask_shares(level, times)
   local errors = mask_errors(models, level, own, t, weights, surroundings(self, models, level, z, t, o), o)
   return errors:reshape(#t, -1):to("f64"):sum(2)
 end
