@@ -256,9 +256,10 @@ function hd.clock() end
 ---@class hd.data
 hd.data = {}
 
---- A set of pictures.
---- `set.x` holds them as u8 [n, channels, height, width], `set.labels` (i64 [n], counted from 1) their classes, nil
---- where there are none; `set.classes` the names of the classes where they are known; `set.name` says what it is.
+--- A set of pictures, or of clips of sound.
+--- `set.x` holds them as u8 [n, channels, height, width] or f32 [n, channels, frames], `set.labels` (i64 [n], counted
+--- from 1) their classes, nil where there are none; `set.classes` the names of the classes where they are known;
+--- `set.name` says what it is.
 --- Make a set of tensors of your own.
 ---@class hd.data.Set
 ---@overload fun(x: hd.Tensor, labels?: hd.Tensor, fields?: table): hd.data.Set
@@ -266,15 +267,15 @@ hd.data.Set = {}
 
 --- Batches without end, epoch after epoch, made ahead by a thread of their own.
 --- The order depends on (seed, epoch) alone, mirroring on (seed, epoch, picture) alone; the last short batch of an
---- epoch is dropped.
+--- epoch is dropped. Sounds come as they are, without a thread, and are not mirrored.
 ---     for x, labels in set:batches { size = 32, flip = true } do ... end
 ---@param opts? table  size: pictures in a batch (32); seed (0); flip: mirror half of the pictures (false); shuffle (true); prefetch: batches made ahead (2; 0: no thread); augment: options of hd.data.augment, which then changes each batch, by (seed, batch) alone (without its rng); transform: function (x, labels) -> x, labels that is run on each batch when it is handed over
 ---@return hd.data.Batches
 function hd.data.Set:batches(opts) end
 
---- One picture.
+--- One picture or clip.
 ---@param i integer  1 to #set; negative counts from the end
----@return hd.Tensor x  u8 [channels, height, width]
+---@return hd.Tensor x  u8 [channels, height, width] or f32 [channels, frames]
 ---@return integer? label
 function hd.data.Set:get(i) end
 
@@ -354,6 +355,18 @@ function hd.data.shapes(opts) end
 ---@return hd.data.TextSet? set  nil and a message where the file cannot be read
 ---@return string? message
 function hd.data.text(path, opts) end
+
+--- WAV, FLAC, OGG and AIFF files of a folder as clips of equal length, f32 [n, 1, length].
+--- Names of the form CLASS_SPEAKER_TAKE.wav (the Free Spoken Digit Dataset's DIGIT_SPEAKER_TAKE.wav) say the class; or
+--- a folder without sounds of its own holds subfolders, each a class. Channels are averaged, other rates resampled;
+--- of longer sounds the beginning is kept, shorter ones are followed by silence, and each is scaled to a peak of 1.
+--- Clipped sounds are taken as they are. Files that cannot be read, are silent or too short are skipped and named;
+--- `set.skipped` lists them as {path =, message =}.
+---@param dir string
+---@param opts? table  rate (8000), length (8192 frames), speakers (names: these alone), except (names: not these), least (seconds that a sound must have, 0.05), normalise (scale to a peak of 1, true)
+---@return hd.data.Set? set  with `rate`; nil and a message where there is no sound that can be read
+---@return string? message
+function hd.data.wav(dir, opts) end
 
 --- The first operation, forward or backward, whose result holds a NaN, or an infinity that its inputs did not have, is an error. It names the operation, its layer and shapes, the line that called it, and which input was not finite already. For searching: each result is read once more (at most three times slower). Without fn: `local _ <close> = hd.detect_anomaly()`; for a whole script: `hdlua --anomaly SCRIPT`.
 ---@param fn? any
@@ -588,6 +601,12 @@ function hd.hierarchy.Hierarchy:unstandardise(name, z) end
 ---@param width integer
 ---@return integer
 function hd.hierarchy.Hierarchy:width_of(name, width) end
+
+--- Sounds as frequency bands, band1 the lowest, all of one rate: [bins of the band, frames]. A shared network is not
+--- needed: bins are channels of networks over time.
+---@param opts? table  rate (8000), length (8192 frames, a multiple of bins, two at least); bands (3): how many, octaves below the highest, or their upper edges in Hz but for the last one's; bins (64): frequencies that rate / 2 is divided into; transform: "mdct" (default) or "packet" (bins a power of two); window of the MDCT ("sine" or "kbd"), wavelet of the packets ("db8"); regime, lag; schedule (one for all levels); predict ("edm"); t_aug (0.3), t_aug_sample (0)
+---@return hd.hierarchy.Hierarchy
+function hd.hierarchy.audio(opts) end
 
 --- An encoder of two convolutions, one of which looks at squares of `factor`, and its mirror image.
 ---@class hd.hierarchy.autoencoder: hd.nn.Module

@@ -184,6 +184,8 @@ local others = {
   ["audio.load"] = function() return { "a.wav" } end,
   ["audio.resample"] = function() return { core.rand { 1, 40 }, 8000, 6000 } end,
   ["audio.save"] = function() return { "a.wav", core.rand { 1, 40 }, 8000, { bits = 16 } } end,
+  ["data.wav"] = function() return { ".", { length = 64, speakers = { "a" } } } end,
+  ["hierarchy.audio"] = function() return { { length = 64, bins = 8, bands = 2 } } end,
   ["hierarchy.mdct.forward"] = function() return { core.rand { 1, 1, 16 }, 4, "kbd" } end,
   ["hierarchy.mdct.inverse"] = function() return { core.rand { 1, 4, 4 }, 4, "sine" } end,
   ["hierarchy.packet.forward"] = function() return { core.rand { 1, 1, 16 }, 2, "db2" } end,

@@ -3,6 +3,7 @@
 local core = require "hd.core"
 local check = require "hd.check"
 local Set = require "hd.data.set"
+local report = require "hd.data.skipped"
 
 local function is_picture(name)
   local ending = name:lower():match "%.(%w+)$"
@@ -50,12 +51,6 @@ local function decode(list, x)
   return labels, skipped
 end
 
-local function report(dir, skipped, total)
-  io.stderr:write(("data.folder: skipped %d of %d pictures in '%s':\n"):format(#skipped, total, dir))
-  for i = 1, math.min(#skipped, 10) do io.stderr:write("  ", skipped[i].message, "\n") end
-  if #skipped > 10 then io.stderr:write(("  and %d more (set.skipped lists them)\n"):format(#skipped - 10)) end
-end
-
 --- Pictures of a folder, each cut to its middle square and resized (area average; bilinear where it is enlarged).
 --- A folder without pictures of its own may hold subfolders: each is then a class, in sorted order.
 --- Files that cannot be read are skipped and named; `set.skipped` lists them as {path =, message =}.
@@ -75,7 +70,7 @@ local function folder(dir, opts)
   if #list == 0 then return nil, ("data.folder: no PNG or JPEG files in '%s'"):format(dir) end
   local x = core.zeros({ #list, o.channels, o.size, o.size }, { dtype = "u8" })
   local labels, skipped = decode(list, x)
-  if #skipped > 0 then report(dir, skipped, #list) end
+  report("data.folder", "pictures", dir, skipped, #list)
   if #labels == 0 then return nil, ("data.folder: none of the %d pictures in '%s' can be read"):format(#list, dir) end
   local y = classes and core.tensor(labels, { dtype = "i64" })
   return Set(x:narrow(1, 1, #labels), y, { name = "folder " .. dir, classes = classes, skipped = skipped })

@@ -1,4 +1,4 @@
--- hd/data/init.lua: hd.data, sets of pictures and texts. Calls: hd.data.*. Called by: hd.lua.
+-- hd/data/init.lua: hd.data, sets of pictures, sounds and texts. Calls: hd.data.*. Called by: hd.lua.
 
 return {
   Set = require "hd.data.set",
@@ -10,4 +10,5 @@ return {
   open = require "hd.data.open",
   shapes = require "hd.data.shapes",
   text = require "hd.data.text".open,
+  wav = require "hd.data.wav",
 }

@@ -5,6 +5,40 @@ local class = require "hd.class"
 local check = require "hd.check"
 local augment = require "hd.data.augment"
 
+-- The loader of clips, which need no thread: nothing is decoded. It has the methods of the one in C.
+local Clips = class "hd.data.Clips"
+
+function Clips:init(set, o)
+  if o.flip or o.augment then check.fail("batches", "flip and augment are for pictures: got clips of sound") end
+  if o.size < 1 or o.size > #set then
+    check.fail("batches", "size is wrong: got %d, expected 1 to %d (the clips of the set)", o.size, #set)
+  end
+  self.set, self.o, self.at = set, o, 0
+end
+
+-- The order of the clips in an epoch, by (seed, epoch) alone.
+function Clips:order(epoch)
+  if epoch ~= self.epoch then
+    self.epoch = epoch
+    self.list = self.o.shuffle and core.permutation(#self.set, self.o.seed + 1000003 * epoch)
+      or core.arange(1, #self.set):totable()
+  end
+  return self.list
+end
+
+function Clips:next()
+  local set, size = self.set, self.o.size
+  local whole = #set // size
+  local first = self.at % whole * size
+  local indices = table.move(self:order(self.at // whole), first + 1, first + size, 1, {})
+  self.at = self.at + 1
+  return core.rows(set.x, indices), set.labels and core.rows(set.labels, indices)
+end
+
+function Clips:position() return self.at end
+function Clips:seek(position) self.at = position end
+function Clips:close() end
+
 --- Batches of a set, without end: call it, or use it in a generic `for`.
 ---@class hd.data.Batches
 local Batches = class "hd.data.Batches"
@@ -24,7 +58,11 @@ function Batches:init(set, opts)
   self.set, self.size, self.seed, self.transform = set, o.size, o.seed, o.transform
   self.flip, self.shuffle = o.flip, o.shuffle
   self.augment = o.augment and augment.check("batches: augment", o.augment)
-  self.loader = core.loader_new(set.x, set.labels, o.size, o.seed, o.flip, o.shuffle, o.prefetch)
+  if set.x:dim() == 3 then
+    self.loader = Clips(set, o)
+  else
+    self.loader = core.loader_new(set.x, set.labels, o.size, o.seed, o.flip, o.shuffle, o.prefetch)
+  end
 end
 
 --- Full batches in one epoch.
@@ -41,7 +79,7 @@ local function handed_over(self, x, ...)
 end
 
 --- The next batch.
----@return hd.Tensor x  f32 [size, channels, height, width] in [-1,1]
+---@return hd.Tensor x  f32 [size, channels, height, width] in [-1,1], or [size, channels, frames]
 ---@return hd.Tensor? labels  i64 [size]
 function Batches:__call() return handed_over(self, self.loader:next()) end
 

@@ -1,25 +1,29 @@
--- hd/data/set.lua: a set of pictures in memory. Calls: core, hd.class, hd.check, hd.data.loader. Called by: hd.data.*.
+-- hd/data/set.lua: a set of pictures or clips of sound in memory.
+-- Calls: core, hd.class, hd.check, hd.data.loader. Called by: hd.data.*.
 
 local core = require "hd.core"
 local class = require "hd.class"
 local check = require "hd.check"
 local Batches = require "hd.data.loader"
 
---- A set of pictures.
---- `set.x` holds them as u8 [n, channels, height, width], `set.labels` (i64 [n], counted from 1) their classes, nil
---- where there are none; `set.classes` the names of the classes where they are known; `set.name` says what it is.
+--- A set of pictures, or of clips of sound.
+--- `set.x` holds them as u8 [n, channels, height, width] or f32 [n, channels, frames], `set.labels` (i64 [n], counted
+--- from 1) their classes, nil where there are none; `set.classes` the names of the classes where they are known;
+--- `set.name` says what it is.
 ---@class hd.data.Set
 local Set = class "hd.data.Set"
 
 --- Make a set of tensors of your own.
----@param x hd.Tensor  u8 [n, channels, height, width]
+---@param x hd.Tensor  u8 [n, channels, height, width], or f32 [n, channels, frames]
 ---@param labels? hd.Tensor  i64 [n], counted from 1
 ---@param fields? table  name, classes and whatever else should be found in the set
 function Set:init(x, labels, fields)
   check.arg("data.Set", "x", x, "tensor")
   check.arg("data.Set", "labels", labels, "tensor|nil")
-  if x:dtype() ~= "u8" or x:dim() ~= 4 then
-    check.fail("data.Set", "x is wrong: got %s, expected u8 [n,channels,height,width]", check.show(x))
+  local kind = x:dtype() .. x:dim()
+  if kind ~= "u84" and kind ~= "f323" then
+    check.fail("data.Set", "x is wrong: got %s, expected u8 [n,channels,height,width] or f32 [n,channels,frames]",
+      check.show(x))
   end
   check.arg("data.Set", "fields", fields, "table|nil")
   for key, value in next, fields or {} do self[key] = value end -- order free: separate keys
@@ -29,12 +33,14 @@ end
 function Set:__len() return self.x:size(1) end
 
 function Set:__tostring()
-  return ("%s: %d pictures u8 [%s]"):format(self.name or "set", #self, table.concat(self.x:shape(), ",", 2))
+  local what = self.x:dim() == 4 and "pictures" or "clips"
+  return ("%s: %d %s %s [%s]"):format(self.name or "set", #self, what, self.x:dtype(),
+    table.concat(self.x:shape(), ",", 2))
 end
 
---- One picture.
+--- One picture or clip.
 ---@param i integer  1 to #set; negative counts from the end
----@return hd.Tensor x  u8 [channels, height, width]
+---@return hd.Tensor x  u8 [channels, height, width] or f32 [channels, frames]
 ---@return integer? label
 function Set:get(i)
   local n = #self
@@ -46,7 +52,7 @@ end
 
 --- Batches without end, epoch after epoch, made ahead by a thread of their own.
 --- The order depends on (seed, epoch) alone, mirroring on (seed, epoch, picture) alone; the last short batch of an
---- epoch is dropped.
+--- epoch is dropped. Sounds come as they are, without a thread, and are not mirrored.
 ---
 ---     for x, labels in set:batches { size = 32, flip = true } do ... end
 ---

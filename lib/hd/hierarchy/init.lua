@@ -350,12 +350,22 @@ class.guard(Hierarchy, {
   "pictures", "sample", "width_of", "bound",
 })
 
+local audio = file.register("audio", function(opts) return require "hd.hierarchy.audio" (Hierarchy, opts) end)
 local images = file.register("images", function(opts) return require "hd.hierarchy.images" (Hierarchy, opts) end)
 local text = file.register("text", function(opts) return require "hd.hierarchy.text" (Hierarchy, opts) end)
 
 return {
   new = Hierarchy,
   Hierarchy = Hierarchy,
+  --- Sounds as frequency bands, band1 the lowest, all of one rate: [bins of the band, frames]. A shared network is not
+  --- needed: bins are channels of networks over time.
+  ---@param opts? table  rate (8000), length (8192 frames, a multiple of bins, two at least); bands (3): how many,
+  ---                    octaves below the highest, or their upper edges in Hz but for the last one's; bins (64):
+  ---                    frequencies that rate / 2 is divided into; transform: "mdct" (default) or "packet" (bins a
+  ---                    power of two); window of the MDCT ("sine" or "kbd"), wavelet of the packets ("db8"); regime,
+  ---                    lag; schedule (one for all levels); predict ("edm"); t_aug (0.3), t_aug_sample (0)
+  ---@return hd.hierarchy.Hierarchy
+  audio = function(opts) return audio(opts) end,
   --- Pictures as shapes (low-pass luma), colours (chroma) and textures (details).
   ---@param opts? table  size (32; where 2^steps does not divide it, pictures are reflected beyond their ends, and
   ---                    H.crop says from which size to which); channels: 3, or 1 for grey pictures, which have no
