@@ -185,7 +185,7 @@ test-tsan: ## kernels, loader, allocator, signals and preview under ThreadSaniti
 test-valgrind: all $(TESTS) ## a subset of the tests under valgrind
 	@HDLUA_UNDER="valgrind -q --error-exitcode=99 --leak-check=full --errors-for-leak-kinds=definite" \
 	  OPENBLAS_CORETYPE=Haswell HDLUA_ISA=avx2 HDLUA_BRIEF=1 \
-	  taskset -c 0 sh tests/run.sh $(BUILD) $(or $(SPEC),test_core test_io test_io_data tensor optim)
+	  taskset -c 0 sh tests/run.sh $(BUILD) $(or $(SPEC),test_core test_io test_io_formats test_io_data tensor optim)
 
 # The operations with every build of the kernels that this processor runs, and both ways to compute products.
 .PHONY: test-isa

@@ -27,7 +27,8 @@ fi
 if [ -f "$dictionary" ]; then set -- "-dict=$dictionary" "$@"; fi
 mkdir -p "$corpus"
 # The quarantine of freed blocks would count as the target's memory. A closed standard error keeps messages off the log.
-LSAN_OPTIONS=suppressions=tests/fuzz/leaks.txt ASAN_OPTIONS=quarantine_size_mb=16 "$program" -max_len=$length -timeout=20 -rss_limit_mb=512 -print_final_stats=1 \
+LSAN_OPTIONS=suppressions=tests/fuzz/leaks.txt ASAN_OPTIONS=quarantine_size_mb=16 \
+    "$program" -max_len=$length -timeout=20 -rss_limit_mb=512 -print_final_stats=1 \
     -close_fd_mask="$([ "$target" = options ] && echo 2 || echo 0)" "-artifact_prefix=$program-" "$@" \
     "$corpus" "tests/fuzz/seeds/$target" >"$program.log" 2>&1
 status=$?

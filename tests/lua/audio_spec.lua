@@ -1,20 +1,14 @@
 -- hd.audio: WAV, FLAC, OGG and AIFF in and out, other rates, spectrograms.
 
 local hd = require "hd"
+local fails = require "tests.lua.fails"
 local robust = require "tests.lua.robust"
+local sandbox = require "tests.lua.sandbox"
 
-local folder
+local path, write = sandbox.path, sandbox.write
 
-before_each(function() folder = io.popen("mktemp -d"):read "l" end)
-after_each(function() os.execute("rm -rf " .. folder) end)
-
-local function path(name) return folder .. "/" .. name end
-
-local function write(name, bytes)
-  local f <close> = assert(io.open(path(name), "wb"))
-  f:write(bytes)
-  return path(name)
-end
+before_each(function() sandbox.open {} end)
+after_each(sandbox.close)
 
 -- A WAV file by hand: PCM of `bits`, with `data` behind the header.
 local function wav(o, data)
@@ -23,13 +17,6 @@ local function wav(o, data)
     bits)
   return "RIFF" .. ("<I4"):pack(36 + #data) .. "WAVEfmt " .. ("<I4"):pack(16) .. format .. "data" ..
     ("<I4"):pack(o.size or #data) .. data
-end
-
-local function fails(words, ...)
-  local ok, message = pcall(...)
-  assert.is_false(ok)
-  assert.matches("audio_spec.lua:%d+: ", message)
-  assert.matches(words, message, 1, true)
 end
 
 local function refused(words, name, bytes)

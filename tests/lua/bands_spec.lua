@@ -1,6 +1,7 @@
 -- Bands of sound: MDCT and wavelet packets are orthonormal and undone exactly, and tones land in their band.
 
 local hd = require "hd"
+local fails = require "tests.lua.fails"
 local mdct, packet = hd.hierarchy.mdct, hd.hierarchy.packet
 
 local MAPS = {
@@ -12,13 +13,6 @@ local MAPS = {
 for _, family in ipairs(hd.hierarchy.wavelet.families) do
   MAPS["packets, " .. family] = { function(x) return packet.forward(x, 3, family) end,
     function(z) return packet.inverse(z, 3, family) end }
-end
-
-local function fails(words, ...)
-  local ok, message = pcall(...)
-  assert.is_false(ok)
-  assert.matches("bands_spec.lua:%d+: ", message)
-  assert.matches(words, message, 1, true)
 end
 
 for name, map in pairs(MAPS) do -- order free: each is a group of its own

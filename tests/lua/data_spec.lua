@@ -1,6 +1,7 @@
 -- hd.data: sets, batches, and what each reader says about files that are wrong.
 
 local hd = require "hd"
+local fails = require "tests.lua.fails"
 local rounds = require "tests.lua.rounds"
 
 local folder
@@ -19,12 +20,6 @@ local function write(name, text)
   local f <close> = assert(io.open(path(name), "wb"))
   f:write(text)
   return path(name)
-end
-
-local function fails(words, ...)
-  local ok, message = pcall(...)
-  assert.is_false(ok)
-  assert.matches(words, message, 1, true)
 end
 
 local function refused(words, data, message)

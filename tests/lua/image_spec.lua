@@ -1,6 +1,7 @@
 -- hd.image: PNG and JPEG in, PNG out, resizing, grids.
 
 local hd = require "hd"
+local fails = require "tests.lua.fails"
 local robust = require "tests.lua.robust"
 local rounds = require "tests.lua.rounds"
 
@@ -11,12 +12,6 @@ after_each(function()
   os.remove(file)
   os.remove((file:gsub("%.png$", "")))
 end)
-
-local function fails(words, ...)
-  local ok, message = pcall(...)
-  assert.is_false(ok)
-  assert.matches(words, message, 1, true)
-end
 
 describe("hd.image.save and load", function()
   it("keep bytes exactly", function()

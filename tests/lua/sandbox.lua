@@ -15,9 +15,11 @@ function sandbox.read(name)
   return f and f:read "a"
 end
 
+--- Gives the path.
 function sandbox.write(name, text)
   local f <close> = assert(io.open(sandbox.path(name), "wb"))
   f:write(text)
+  return sandbox.path(name)
 end
 
 --- Run a shell command in the folder; gives what it printed and its exit code.

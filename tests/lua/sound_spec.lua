@@ -1,23 +1,18 @@
 -- hd.data.wav and hd.hierarchy.audio: folders of sounds as clips, batches of them, bands that are learned and saved.
 
 local hd = require "hd"
+local fails = require "tests.lua.fails"
+local sandbox = require "tests.lua.sandbox"
 
+local path = sandbox.path
 local folder
 
 before_each(function()
-  folder = io.popen("mktemp -d"):read "l"
+  sandbox.open {}
+  folder = path ""
   hd.seed(1)
 end)
-after_each(function() os.execute("rm -rf " .. folder) end)
-
-local function path(name) return folder .. "/" .. name end
-
-local function fails(words, ...)
-  local ok, message = pcall(...)
-  assert.is_false(ok)
-  assert.matches("sound_spec.lua:%d+: ", message)
-  assert.matches(words, message, 1, true)
-end
+after_each(sandbox.close)
 
 local function tone(frames, hertz, rate)
   return (hd.arange(0, frames - 1, { dtype = "f64" }) * (2 * math.pi * hertz / rate)):sin():to "f32" * 0.25

@@ -3,31 +3,15 @@
 
 local core = require "hd.core"
 local hd = require "hd"
+local sandbox = require "tests.lua.sandbox"
 
-local hdlua = os.getenv "HDLUA" or "build/hdlua"
 local root = io.popen("pwd"):read "l"
-local folder
-
-local function path(name) return folder .. "/" .. name end
-
-local function write(name, s)
-  local f <close> = assert(io.open(path(name), "wb"))
-  f:write(s)
-  return path(name)
-end
-
-local function read(name)
-  local f <close> = assert(io.open(path(name), "rb"))
-  return f:read "a"
-end
+local path, read, write = sandbox.path, sandbox.read, sandbox.write
 
 local function message(...) return select(2, pcall(...)) end
 
-setup(function()
-  if hdlua:sub(1, 1) ~= "/" then hdlua = root .. "/" .. hdlua end
-end)
-before_each(function() folder = io.popen("mktemp -d"):read "l" end)
-after_each(function() os.execute("rm -rf " .. folder) end)
+before_each(function() sandbox.open {} end)
+after_each(sandbox.close)
 
 describe("hd.text.load", function()
   it("drops the byte order mark and makes line ends one character", function()
@@ -45,7 +29,7 @@ describe("hd.text.load", function()
     assert.matches("is empty", trouble "")
     assert.matches("is empty", trouble "\xEF\xBB\xBF")
     assert.matches("No such file", select(2, hd.text.load(path "none")))
-    assert.matches("text.load: ", select(2, hd.text.load(folder)))
+    assert.matches("text.load: ", select(2, hd.text.load(path "")))
   end)
 end)
 
@@ -445,11 +429,7 @@ describe("hdlua -m compare_text", function()
   local SMALL = " --steps 4 --width 16 --depth 1 --batch 4 --length 32 --times 2 --windows 8 --on-the-way 4 --samples 1"
     .. " --draw-steps 4 --threads 1 --out . "
 
-  local function shell(rest)
-    local command = ("cd %s && %s -m compare_text %s %s >out.txt 2>&1"):format(folder, hdlua, SMALL, rest)
-    local _, _, code = os.execute(command)
-    return read "out.txt", code
-  end
+  local function shell(rest) return sandbox.shell("$H -m compare_text" .. SMALL .. rest) end
 
   it("measures flat and by levels, and goes on where it ended", function()
     local out, code = shell "--arms flat"
@@ -478,9 +458,7 @@ describe("train_text", function()
     .. " --samples 1 --view off --threads 1 "
 
   local function shell(command)
-    local names = ("H=%s T='%s/examples/train_text.lua %s'"):format(hdlua, root, SMALL)
-    local _, _, code = os.execute(("cd %s && %s && { %s\n} >out.txt 2>&1"):format(folder, names, command))
-    return read "out.txt", code
+    return sandbox.shell(("T='%s/examples/train_text.lua %s'\n%s"):format(root, SMALL, command))
   end
 
   it("trains on characters and words, in levels and flat, and writes its results", function()
