@@ -20,8 +20,8 @@ local Set = class "hd.data.Set"
 function Set:init(x, labels, fields)
   check.arg("data.Set", "x", x, "tensor")
   check.arg("data.Set", "labels", labels, "tensor|nil")
-  local kind = x:dtype() .. x:dim()
-  if kind ~= "u84" and kind ~= "f323" then
+  local pictures, clips = x:dtype() == "u8" and x:dim() == 4, x:dtype() == "f32" and x:dim() == 3
+  if not (pictures or clips) then
     check.fail("data.Set", "x is wrong: got %s, expected u8 [n,channels,height,width] or f32 [n,channels,frames]",
       check.show(x))
   end
@@ -32,9 +32,11 @@ end
 
 function Set:__len() return self.x:size(1) end
 
+-- What the set holds.
+local function noun(self) return self.x:dim() == 4 and "pictures" or "clips" end
+
 function Set:__tostring()
-  local what = self.x:dim() == 4 and "pictures" or "clips"
-  return ("%s: %d %s %s [%s]"):format(self.name or "set", #self, what, self.x:dtype(),
+  return ("%s: %d %s %s [%s]"):format(self.name or "set", #self, noun(self), self.x:dtype(),
     table.concat(self.x:shape(), ",", 2))
 end
 
@@ -92,7 +94,8 @@ function Set:split(fraction, seed)
   local n = #self
   local first = math.floor(fraction * n + 0.5)
   if not (first >= 1 and first < n) then -- NaN too
-    check.fail("set:split", "fraction is wrong: got %g of %d pictures, expected some for both parts", fraction, n)
+    check.fail("set:split", "fraction is wrong: got %g of %d %s, expected some for both parts", fraction, n,
+      noun(self))
   end
   local order = core.permutation(n, check.arg("set:split", "seed", seed or 0, "integer"))
   return self:subset(table.move(order, 1, first, 1, {})), self:subset(table.move(order, first + 1, n, 1, {}))
@@ -123,8 +126,8 @@ function Set:per_class(n, seed)
   end
   for number, count in ipairs(taken) do
     if count < n then
-      check.fail("set:per_class", "class %d%s has too few pictures: got %d, expected at least %d", number,
-        self.classes and self.classes[number] and (" ('%s')"):format(self.classes[number]) or "", count, n)
+      check.fail("set:per_class", "class %d%s has too few %s: got %d, expected at least %d", number,
+        self.classes and self.classes[number] and (" ('%s')"):format(self.classes[number]) or "", noun(self), count, n)
     end
   end
   return self:subset(first), #rest > 0 and self:subset(rest) or nil
