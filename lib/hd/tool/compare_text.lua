@@ -21,7 +21,7 @@ local ARMS = { "flat", "levels" }
 local COLUMNS = {
   "arm", "seed", "point", "share", "parameters", "steps", "minutes", "bits", "bits_low", "bits_high", "sentence",
   "phrase", "word", "windows", "times", "settings",
-  texts = { arm = true, point = true, settings = true },
+  texts = { arm = true, point = true, settings = true }, places = { "seed", "share" },
 }
 
 local args = hd.args({

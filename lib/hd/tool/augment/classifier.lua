@@ -65,20 +65,28 @@ function classifier.train(real, made, o)
   return net
 end
 
+--- The class that it takes each picture for.
+---@param net hd.nn.Module
+---@param set hd.data.Set
+---@return hd.Tensor answers  i64 [n]
+function classifier.answers(net, set)
+  local _ <close> = hd.no_grad()
+  local answers = hd.empty({ #set }, { dtype = "i64" })
+  for first = 1, #set, 256 do
+    local _ <close> = hd.scope()
+    local n = math.min(256, #set - first + 1)
+    local x = set.x:narrow(1, first, n):to "f32" * (1 / 127.5) - 1
+    answers:narrow(1, first, n):copy_(net(x):argmax(2))
+  end
+  return answers
+end
+
 --- The share of right answers.
 ---@param net hd.nn.Module
 ---@param set hd.data.Set
 ---@return number
 function classifier.accuracy(net, set)
-  local _ <close> = hd.no_grad()
-  local right = 0
-  for first = 1, #set, 256 do
-    local _ <close> = hd.scope()
-    local n = math.min(256, #set - first + 1)
-    local answers = net(set.x:narrow(1, first, n):to "f32" * (1 / 127.5) - 1):argmax(2)
-    right = right + answers:eq(set.labels:narrow(1, first, n)):sum():item()
-  end
-  return right / #set
+  return classifier.answers(net, set):eq(set.labels):sum():item() / #set
 end
 
 --- The four training sets that are compared: with drawn pictures (made) or without, with standard augmentation or

@@ -5,17 +5,18 @@ local hd = require "hd"
 
 local generator = {}
 
---- Train a cascade that is told the classes, in a run's folder of its own (hd.run): log, checkpoints, and at the end
+--- Train networks that are told the classes, in a run's folder of its own (hd.run): log, checkpoints, and at the end
 --- OUT/model.safetensors, which `hdlua -m augment` reads. The real pictures are augmented mildly on the way: with
 --- twenty of a class the networks would otherwise learn them by heart.
 ---@param set hd.data.Set  with labels; square pictures of 1 or 3 channels
----@param o table  out; minutes or steps; seed; resume; width, batch, lr; flip; augment: options of hd.data.augment
+---@param o table  out; minutes or steps; seed; resume; width, batch, lr; regime (cascade); flip; augment: options of
+---  hd.data.augment
 ---@return hd.hierarchy.Hierarchy H
 ---@return hd.hierarchy.Models models
 ---@return number seconds  of training
 function generator.train(set, o)
   local size = set.x:size(3)
-  local H = hd.hierarchy.images { size = size, channels = set.x:size(2) }
+  local H = hd.hierarchy.images { size = size, channels = set.x:size(2), regime = o.regime }
   H:check(set)
   H:fit_stats(set)
   hd.seed(o.seed)
@@ -25,7 +26,7 @@ function generator.train(set, o)
   local run <close> = assert(hd.run.new {
     out = o.out, resume = o.resume, levels = H:level_names(),
     settings = { pictures = #set, size = size, seed = o.seed, width = o.width, batch = o.batch, lr = o.lr,
-      steps = o.steps, minutes = o.minutes },
+      steps = o.steps, minutes = o.minutes, flip = o.flip },
     state = { models = models, opt = opt, ema = ema, statistics = H },
   })
   local function train(x, labels)

@@ -14,6 +14,7 @@ cell.columns = {
   "precision", "recall", "two_sample", "sliced", "spectrum", "mean_shift", "bands", "copies", "levels", "chain_gap",
   "recognised", "features", "settings",
   texts = { arm = true, point = true, bands = true, levels = true, chain_gap = true, features = true, settings = true },
+  places = { "seed", "point", "share", "sample_steps" },
 }
 
 -- Measuring -------------------------------------------------------------------------------------------------------

@@ -1,4 +1,5 @@
--- hd/tool/study/about.lua: what a page of results says of how it was made. Called by: compare, compare_text.
+-- hd/tool/study/about.lua: what a page of results says of how it was made. Called by: augment_study,
+-- compare, compare_text.
 
 local hd = require "hd"
 

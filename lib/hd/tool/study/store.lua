@@ -1,7 +1,7 @@
 -- hd/tool/study/store.lua: what has been measured, as lines of a .tsv file: the first names the columns, each other
 -- one is a point of a cell. A cell (an arm with a seed under some settings) is written whole when it ends, its last
 -- line being its point "end"; so a study that was interrupted goes on with the cells that have none.
--- Called by: compare, compare_text.
+-- Called by: augment_study, compare, compare_text.
 
 local class = require "hd.class"
 
@@ -32,7 +32,8 @@ end
 
 ---@param path string
 ---@param settings string  those of the study at hand; lines of others stay in the file and are not looked at
----@param columns table  names, "arm", "seed", "point" and "settings" among them; texts: { name = true } of no numbers
+---@param columns table  names, "arm", "seed", "point" and "settings" among them; texts: { name = true } of no numbers;
+---  places: names of those that tell the points of an arm apart
 function Store:init(path, settings, columns)
   self.path, self.settings, self.columns, self.records = path, settings, columns, {}
   local file <close> = io.open(path, "rb")
@@ -43,6 +44,13 @@ function Store:init(path, settings, columns)
     local record = parse(columns, line)
     if record and record.settings == settings then self.records[#self.records + 1] = record end
   end
+end
+
+-- What tells a point from the others of its arm, as one word.
+local function place_of(columns, record)
+  local words = {}
+  for k, name in ipairs(columns.places) do words[k] = tostring(record[name]) end
+  return table.concat(words, "|")
 end
 
 --- Whether a cell is finished.
@@ -85,7 +93,7 @@ function Store:points(arm)
   local list, place = {}, {}
   for _, r in ipairs(self.records) do
     if r.arm == arm and self:has(arm, r.seed) then
-      local key = ("%d|%s|%g|%s"):format(r.seed, r.point, r.share or 0, r.sample_steps or "")
+      local key = place_of(self.columns, r)
       place[key] = place[key] or #list + 1
       list[place[key]] = r
     end
