@@ -1,10 +1,11 @@
 -- hd/audio.lua: sounds as tensors f32 [channels, frames], full scale is -1 to 1, and spectrograms of them.
--- Calls: core (libsndfile, loaded at first use), hd.check. Called by: hd.lua, hd.data.wav, hd.metrics.
+-- Calls: core (libsndfile, loaded at first use), hd.audio.spectrogram, hd.check. Called by: hd.lua, hd.data.wav, hd.metrics.
 
 local core = require "hd.core"
 local check = require "hd.check"
+local spectrogram = require "hd.audio.spectrogram"
 
-local audio = {}
+local audio = { spectrogram = spectrogram.power, picture = spectrogram.picture }
 
 --- Read a WAV, FLAC, OGG (Vorbis) or AIFF file.
 --- Whole numbers of n bits become -1 to 1 - 2^(1 - n). Refused are files without frames, above 64 channels, 64 Mi
