@@ -336,9 +336,10 @@ function hd.data.folder(dir, opts) end
 ---@return string? message
 function hd.data.idx(images, labels) end
 
---- Open a set by a word: "emoji", "shapes", "cifar10:DIR", "folder:DIR", "idx:IMAGES,LABELS" (or "idx:IMAGES").
+--- Open a set by a word. Pictures: "emoji", "shapes", "cifar10:DIR", "folder:DIR", "idx:IMAGES,LABELS" (or
+--- "idx:IMAGES"); sounds: "synth", "wav:DIR".
 ---@param word string
----@param opts? { size: integer }  pixels of a side where the set has no size of its own (32)
+---@param opts? table  size: pixels of a side where the pictures have no size of their own (32); rate (8000) and length (8192 frames) of sounds; kind: "pictures" or "sounds", where no others will do
 ---@return hd.data.Set? set  nil and a message where the word is none of these or the set cannot be read
 ---@return string? message
 function hd.data.open(word, opts) end
