@@ -36,7 +36,7 @@ assert(args.share > 0 and args.share < 1, "--share is wrong: expected more than 
 
 -- Few real pictures, and all others to ask about -------------------------------------------------------------------
 
-local set = assert(hd.data.open(args.data, { size = args.size }))
+local set = assert(hd.data.open(args.data, { size = args.size, kind = "pictures" }))
 assert(set.labels, tostring(set) .. ": there are no labels")
 local real, rest = set:per_class(args.n, args.seed)
 assert(rest, "all pictures are learnt from, none are left to ask about: use a smaller --n")

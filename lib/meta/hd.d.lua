@@ -259,7 +259,7 @@ hd.data = {}
 --- A set of pictures, or of clips of sound.
 --- `set.x` holds them as u8 [n, channels, height, width] or f32 [n, channels, frames], `set.labels` (i64 [n], counted
 --- from 1) their classes, nil where there are none; `set.classes` the names of the classes where they are known;
---- `set.name` says what it is.
+--- `set.name` says what it is; `set.about`, where there is one, is a list of what is known of each.
 --- Make a set of tensors of your own.
 ---@class hd.data.Set
 ---@overload fun(x: hd.Tensor, labels?: hd.Tensor, fields?: table): hd.data.Set
@@ -336,9 +336,10 @@ function hd.data.folder(dir, opts) end
 ---@return string? message
 function hd.data.idx(images, labels) end
 
---- Open a set by a word: "emoji", "shapes", "cifar10:DIR", "folder:DIR", "idx:IMAGES,LABELS" (or "idx:IMAGES").
+--- Open a set by a word. Pictures: "emoji", "shapes", "cifar10:DIR", "folder:DIR", "idx:IMAGES,LABELS" (or
+--- "idx:IMAGES"); sounds: "synth", "wav:DIR".
 ---@param word string
----@param opts? { size: integer }  pixels of a side where the set has no size of its own (32)
+---@param opts? table  size: pixels of a side where the pictures have no size of their own (32); rate (8000) and length (8192 frames) of sounds; kind: "pictures" or "sounds", where no others will do
 ---@return hd.data.Set? set  nil and a message where the word is none of these or the set cannot be read
 ---@return string? message
 function hd.data.open(word, opts) end
@@ -348,6 +349,21 @@ function hd.data.open(word, opts) end
 ---@param opts? {size?: integer, n?: integer, seed?: integer}  size 32, n 2000, seed 0
 ---@return hd.data.Set
 function hd.data.shapes(opts) end
+
+--- Plucked strings (bass, guitar, harp, banjo) and drums (kick, snare, tom, hat) of known spectra, made by rule: clip i
+--- depends on (seed, i), the rate and the length alone. Clips are f32 [n, 1, length], each with a peak of 1.
+--- `set.about[i]` says what clip i is made of: its class, and in hertz and seconds, t from 0:
+--- - strings: partials k = 1 to 40 of k frequency sqrt(1 + inharmonicity k^2), strong as sin(pi k position) / k^2,
+---   falling as exp(-t (1 + damping (k - 1)) / decay);
+--- - tom: modes of frequency times r = 1, 1.5933, 2.1355, 2.2954, 2.6531 and 2.9173, strong as r^-softness, falling as
+---   exp(-t r / decay);
+--- - snare: such modes, and noise from low to high, of deviation `noise`, that falls as exp(-t / noise_decay);
+--- - hat: noise from low to high that falls as exp(-t / decay);
+--- - kick: a sine of frequency (1 + drop exp(-t / sweep)) that falls as exp(-t / decay).
+--- All sines begin at 0; none is above 0.45 of the rate.
+---@param opts? {rate?: integer, length?: integer, n?: integer, seed?: integer}  rate 8000 (4000 to 192000), length 8192 frames (64 to 2^22), n 1000 (to 65536; 2^28 frames in all), seed 0
+---@return hd.data.Set set  with `rate` and `about`
+function hd.data.synth(opts) end
 
 --- A text file, or the poems that come with hdlua, as windows of tokens.
 ---@param path? string  UTF-8; without it some poems and speeches in the public domain

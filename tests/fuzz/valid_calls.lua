@@ -162,6 +162,8 @@ local others = {
   ["data.folder"] = function() return { "x", { size = 8 } } end,
   ["data.idx"] = function() return { "x.gz", "y.gz" } end,
   ["data.text"] = function() return { nil, { length = 16, unit = "word", size = 99 }, n = 2 } end,
+  ["data.open"] = function() return { "synth", { size = 8, rate = 8000, length = 64, kind = "sounds" } } end,
+  ["data.synth"] = function() return { { rate = 8000, length = 64, n = 9, seed = 1 } } end,
   ["data.shapes"] = function() return { { n = 4, size = 8, seed = 1 } } end,
   ["gradcheck"] = function() return { denoise, { hd.ones(2, { dtype = "f64" }) }, { eps = 1e-6 } } end,
   ["guidance.between"] = function() return { denoise, denoise, { scale = 2 } } end,

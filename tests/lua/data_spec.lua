@@ -285,6 +285,38 @@ describe("hd.data.shapes", function()
   end)
 end)
 
+describe("hd.data.open", function()
+  it("takes words for pictures and for sounds", function()
+    local set = assert(hd.data.open("shapes", { size = 8 }))
+    assert.are.equal("shapes: 2000 pictures u8 [3,8,8]", tostring(set))
+    set = assert(hd.data.open("synth", { rate = 4000, length = 128 }))
+    assert.are.equal("synth: 1000 clips f32 [1,128]", tostring(set))
+    assert.are.equal(4000, set.rate)
+  end)
+
+  it("takes words with a path", function()
+    write("few-idx3.bin", "\0\0\8\3" .. string.pack(">I4I4I4", 1, 1, 2) .. "\1\2")
+    assert.are.equal("few: 1 pictures u8 [1,1,2]", tostring(hd.data.open("idx:" .. path "few-idx3.bin")))
+    assert(os.execute("mkdir -p " .. path "sounds"))
+    assert(hd.audio.save(path "sounds/a.wav", hd.ones { 1, 600 } * 0.5, 8000))
+    local set = assert(hd.data.open("wav:" .. path "sounds", { rate = 4000, length = 256 }))
+    assert.are.equal("sounds: 1 clips f32 [1,256]", tostring(set))
+    assert.are.equal(4000, set.rate)
+  end)
+
+  it("says which words there are", function()
+    local all = "expected emoji, shapes, cifar10:DIR, folder:DIR, idx:IMAGES,LABELS, synth or wav:DIR"
+    for _, word in ipairs { "", "synt", "synth:x", "wav", "folder:" } do
+      refused(("got '%s', %s"):format(word, all), hd.data.open(word))
+    end
+    refused("got 'emoji', expected synth or wav:DIR", hd.data.open("emoji", { kind = "sounds" }))
+    refused("got 'synth', expected emoji, shapes, cifar10:DIR, folder:DIR or idx:IMAGES,LABELS",
+      hd.data.open("synth", { kind = "pictures" }))
+    refused("cannot list the folder", hd.data.open "wav:/nowhere")
+    fails("did you mean 'sounds'?", hd.data.open, "synth", { kind = "sound" })
+  end)
+end)
+
 describe("hd.data.emoji", function()
   local set, reason = hd.data.emoji {}
 

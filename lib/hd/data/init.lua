@@ -9,6 +9,7 @@ return {
   idx = require "hd.data.idx",
   open = require "hd.data.open",
   shapes = require "hd.data.shapes",
+  synth = require "hd.data.synth",
   text = require "hd.data.text".open,
   wav = require "hd.data.wav",
 }

@@ -9,7 +9,7 @@ local Batches = require "hd.data.loader"
 --- A set of pictures, or of clips of sound.
 --- `set.x` holds them as u8 [n, channels, height, width] or f32 [n, channels, frames], `set.labels` (i64 [n], counted
 --- from 1) their classes, nil where there are none; `set.classes` the names of the classes where they are known;
---- `set.name` says what it is.
+--- `set.name` says what it is; `set.about`, where there is one, is a list of what is known of each.
 ---@class hd.data.Set
 local Set = class "hd.data.Set"
 
@@ -80,6 +80,10 @@ function Set:subset(indices)
   local fields = {}
   for key, value in next, self do -- order free: separate keys
     if key ~= "x" and key ~= "labels" then fields[key] = value end
+  end
+  if self.about then
+    fields.about = {}
+    for j, i in ipairs(list) do fields.about[j] = self.about[i] end
   end
   return Set(core.rows(self.x, list), self.labels and core.rows(self.labels, list), fields)
 end

@@ -1,5 +1,5 @@
 -- hd/hierarchy/draw.lua: random numbers of which sample i has its own stream, told by (seed, stream, i) alone: the same
--- bits in any batch. Calls: core. Called by: hierarchy/sample, hierarchy/tokens.
+-- bits in any batch. Calls: core. Called by: hierarchy/sample, hierarchy/tokens, data/synth.
 -- Streams of level l: l, its starting noise; 1000 l + k, noise put on level k for l to see; 1000 l + l, its sampler.
 
 local core = require "hd.core"

@@ -38,7 +38,7 @@ if not model then fail(message) end
 local hold, real = {}, nil
 for name in args.hold:gmatch "[^,%s]+" do hold[#hold + 1] = name end
 if args.data then
-  real, message = hd.data.open(args.data, { size = model.H.shape[2] })
+  real, message = hd.data.open(args.data, { size = model.H.shape[2], kind = "pictures" })
   if not real then fail(message) end
 end
 

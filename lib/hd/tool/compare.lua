@@ -183,7 +183,7 @@ end
 
 -- The set, its name, how many classes it has where pictures are drawn by class, and its hierarchy.
 local function open_data()
-  local set, message = hd.data.open(args.data, { size = args.size })
+  local set, message = hd.data.open(args.data, { size = args.size, kind = "pictures" })
   if not set then fail("%s", message) end
   if #set < hd.metrics.least then fail("%s: expected at least %d pictures", tostring(set), hd.metrics.least) end
   if args.by_class and not set.labels then fail("--by-class needs labels: %s has none", tostring(set)) end

@@ -24,7 +24,7 @@ local function fail(message)
   os.exit(1, true)
 end
 
-local set, message = hd.data.open(args.data, { size = args.size })
+local set, message = hd.data.open(args.data, { size = args.size, kind = "pictures" })
 if not set then fail(message) end
 print(set)
 
