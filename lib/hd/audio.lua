@@ -5,7 +5,9 @@ local core = require "hd.core"
 local check = require "hd.check"
 local spectrogram = require "hd.audio.spectrogram"
 
-local audio = { spectrogram = spectrogram.power, picture = spectrogram.picture }
+local audio = {
+  band_difference = spectrogram.band_difference, picture = spectrogram.picture, spectrogram = spectrogram.power,
+}
 
 --- Read a WAV, FLAC, OGG (Vorbis) or AIFF file.
 --- Whole numbers of n bits become -1 to 1 - 2^(1 - n). Refused are files without frames, above 64 channels, 64 Mi

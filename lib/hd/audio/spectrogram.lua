@@ -5,6 +5,7 @@ local check = require "hd.check"
 local core = require "hd.core"
 
 local spectrogram = {}
+local BLOCK = 64 -- sounds at once
 
 local bases = setmetatable({}, { __mode = "v" }) -- the last ones used, until the collector comes
 
@@ -121,6 +122,43 @@ function spectrogram.picture(x, opts)
   local loudest = math.max(1e-30, p:amax():item())
   local decibels = (p * (1 / loudest) + 1e-30):log() * (10 / math.log(10))
   return (decibels * (2 / o.range) + 1):clamp(-1, 1):flip(2):unsqueeze(2)
+end
+
+--- How much louder the bands of some sounds are than those of others, by mean power.
+---@param real hd.Tensor  sounds, as of spectrogram.power
+---@param made hd.Tensor  sounds; there may be more or fewer
+---@param opts table      rate; edges: Hz at which the bands end, rising (those of hd.hierarchy.audio: H.edges); size (256)
+---@return number[] decibels  10 log10(made / real) for each band: 0 where it is right
+function spectrogram.band_difference(real, made, opts)
+  local where = "audio.band_difference"
+  local _ <close> = core.no_grad()
+  local o = check.options(where, opts, {
+    { "rate", "integer", required = true }, { "edges", "table", required = true }, { "size", "integer", 256 },
+  })
+  local edges, means = check.list(where, "edges", o.edges, "number"), {}
+  for i, x in ipairs { real, made } do
+    x = rows_of(where, x)
+    check_sizes(where, { size = o.size, hop = o.size }, x:size(2))
+    local sums = core.zeros({ o.size // 2 }, { dtype = "f64" })
+    for first = 1, x:size(1), BLOCK do
+      local _ <close> = core.scope()
+      local part = x:narrow(1, first, math.min(BLOCK, x:size(1) - first + 1))
+      sums:add_(power(part, { size = o.size, hop = o.size // 2 }):to "f64":mean(3):sum(1))
+    end
+    means[i] = sums / x:size(1)
+  end
+  local decibels, first = {}, 0
+  for i, edge in ipairs(edges) do
+    local last = math.max(0, math.min(o.size // 2, edge * o.size / o.rate // 1 | 0))
+    if last <= first then
+      check.fail(where, "band %d is empty: it would end at bin %d, the one below at %d", i, last, first)
+    end
+    local a = means[1]:narrow(1, first + 1, last - first):sum():item()
+    local b = means[2]:narrow(1, first + 1, last - first):sum():item()
+    decibels[i] = 10 * math.log((b + 1e-30) / (a + 1e-30), 10)
+    first = last
+  end
+  return decibels
 end
 
 return spectrogram
