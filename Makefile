@@ -108,7 +108,7 @@ $(foreach isa,$(ISAS),$(eval $(call kernel_rule,$(isa))))
 -include $(OBJECTS:.o=.d) $(BUILD)/runtime/app/main.d $(TESTS:%=%.d)
 
 # Use ------------------------------------------------------------------------
-.PHONY: run bench performance results-images results-text install uninstall
+.PHONY: run bench performance results-images results-text results-sound results-augment install uninstall
 run: all ## train a three-level hierarchy on real pictures for five minutes and draw with it
 	$(HDLUA) examples/train_images.lua --data emoji --minutes 5 --out runs/emoji
 
@@ -134,6 +134,14 @@ results-images: all ## compare flat and hierarchical diffusion at equal cost, in
 results-text: all ## flat and level-ordered masked diffusion of text after 15 minutes each, into docs/results
 	$(HDLUA) -m compare_text $(if $(TEXT),--data $(TEXT)) --minutes 15
 	$(if $(PHRASES),$(HDLUA) -m compare_text --data $(PHRASES) --unit word --length 64 --minutes 5)
+
+# A folder of CLASS_SPEAKER_TAKE.wav and whose clips are to be learnt, where they are at hand: make results-sound
+# SOUNDS=DIR SPEAKERS=NAMES; ALSO: a folder of more for the recogniser (scripts/say_digits.sh makes one of digits).
+results-sound: all ## diffusion of sounds by frequency bands and of all at once, into docs/results
+	$(HDLUA) -m compare_audio $(if $(SOUNDS),--data wav:$(SOUNDS) --speakers $(SPEAKERS)) $(if $(ALSO),--also $(ALSO)) --minutes 15
+
+results-augment: all ## what drawn pictures add to few real ones, for a classifier, into docs/results: an hour
+	$(HDLUA) -m augment_study $(if $(MNIST),--data idx:$(MNIST_FILES) --name mnist) --settings plain,guided,few,sure,held
 
 install: all ## install under PREFIX (and DESTDIR)
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/lib/hdlua $(DESTDIR)$(PREFIX)/share/hdlua $(DESTDIR)$(PREFIX)/share/doc/hdlua

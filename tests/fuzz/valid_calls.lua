@@ -185,6 +185,11 @@ local others = {
   ["hierarchy.unmask"] = function() return { { order = "confidence", cached = true, temperature = 0.5 } } end,
   ["audio.load"] = function() return { "a.wav" } end,
   ["audio.resample"] = function() return { core.rand { 1, 40 }, 8000, 6000 } end,
+  ["audio.band_difference"] = function()
+    return { core.rand { 2, 1, 64 }, core.rand { 1, 1, 64 }, { rate = 8000, edges = { 2000, 4000 }, size = 16 } }
+  end,
+  ["audio.picture"] = function() return { core.rand { 2, 1, 40 }, { size = 16, hop = 8, range = 40 } } end,
+  ["audio.spectrogram"] = function() return { core.rand { 2, 40 }, { size = 16, hop = 8, bands = 4, rate = 8000 } } end,
   ["audio.save"] = function() return { "a.wav", core.rand { 1, 40 }, 8000, { bits = 16 } } end,
   ["data.wav"] = function() return { ".", { length = 64, speakers = { "a" } } } end,
   ["hierarchy.audio"] = function() return { { length = 64, bins = 8, bands = 2 } } end,

@@ -139,3 +139,57 @@ describe("hd.audio.resample", function()
     fails("the sound would be too long", hd.audio.resample, hd.zeros { 1000 }, 1, 1000000)
   end)
 end)
+
+describe("hd.audio.spectrogram", function()
+  it("has white noise's variance in every bin, and a tone in its own", function()
+    hd.seed(3)
+    local p = hd.audio.spectrogram(hd.randn { 4, 8192 } * 0.5)
+    assert.are.same({ 4, 128, 128 }, p:shape())
+    assert.is_true(math.abs(p:mean():item() - 0.25) < 0.01)
+    local tone = (hd.arange(0, 8191):to "f64" * (2 * math.pi / 8)):sin():to "f32" * 0.5
+    p = hd.audio.spectrogram(tone, { size = 128, hop = 32 })[1]
+    assert.are.equal(16, p[{ {}, 100 }]:argmax(1):item()) -- 1/8 of the rate of 128
+    assert.is_true(math.abs(p[16][100]:item() / (0.25 * 128 / 6) - 1) < 1e-3)
+    assert.are.equal(32, hd.audio.spectrogram(hd.zeros { 2, 1, 1001 }, { size = 64, hop = 32 }):size(3))
+  end)
+
+  it("sums bins to mel bands without gaps", function()
+    local p = hd.audio.spectrogram(hd.ones { 1, 4 } * 0, { size = 4, hop = 4 })
+    assert.are.equal(0, p:abs():amax():item())
+    hd.seed(3)
+    local x = hd.randn { 8, 4096 }
+    local bands = hd.audio.spectrogram(x, { bands = 40, rate = 8000 }):mean { 1, 3 }
+    assert.are.equal(40, bands:size(1))
+    assert.is_true((bands - 1):abs():amax():item() < 0.2)
+  end)
+
+  it("becomes pictures: low tones below, silence black", function()
+    local low = (hd.arange(0, 2047):to "f64" * (2 * math.pi / 64)):sin():to "f32"
+    local y = hd.audio.picture(hd.stack { low, low * 0 })
+    assert.are.same({ 2, 1, 128, 32 }, y:shape())
+    assert.are.equal(128 - 4 + 1, y[1][1][{ {}, 16 }]:argmax(1):item())
+    assert.is_true(y[1]:amax():item() > 0.9)
+    assert.are.equal(-1, y[2]:amax():item())
+  end)
+
+  it("tells bands apart in decibels", function()
+    hd.seed(3)
+    local real = hd.randn { 8, 1, 4096 }
+    local same = hd.audio.band_difference(real, real * 2, { rate = 8000, edges = { 1000, 4000 } })
+    for i = 1, 2 do assert.is_true(math.abs(same[i] - 20 * math.log(2, 10)) < 1e-4) end
+    local low = (hd.arange(0, 4095):to "f64" * (2 * math.pi * 500 / 8000)):sin():to "f32":view(1, 1, -1)
+    local found = hd.audio.band_difference(low, low + real:narrow(1, 1, 1) * 1e-3, { rate = 8000, edges = { 1000, 4000 } })
+    assert.is_true(math.abs(found[1]) < 0.1 and found[2] > 20, ("%g %g"):format(found[1], found[2]))
+  end)
+
+  it("refuses what has no spectrum", function()
+    local x = hd.zeros { 1, 512 }
+    fails("expected sounds [frames], [n,frames] or [n,1,frames]", hd.audio.spectrogram, hd.zeros { 1, 2, 8 })
+    fails("size or hop is wrong: got 256 and 100", hd.audio.spectrogram, x, { hop = 100 })
+    fails("too short: got 8 frames, expected at least 64", hd.audio.picture, hd.zeros { 8 })
+    fails("bands need the rate", hd.audio.spectrogram, x, { bands = 4 })
+    fails("bands is wrong: got 200, expected 1 to 128", hd.audio.spectrogram, x, { bands = 200, rate = 8000 })
+    fails("range is wrong: got 0", hd.audio.picture, x, { range = 0 })
+    fails("band 2 is empty", hd.audio.band_difference, x, x, { rate = 8000, edges = { 2000, 2000 } })
+  end)
+end)

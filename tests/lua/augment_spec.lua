@@ -208,3 +208,42 @@ describe("examples/augment.lua", function()
     end
   end)
 end)
+
+describe("hdlua -m augment_study", function()
+  local COMMAND = "$H --threads 1 -m augment_study --size 8 --n 4 --draws 2 --seeds 2 --steps 3 --width 8 --per-class 4 "
+    .. "--draw-steps 1 --classifier-steps 5 --out o --runs r "
+
+  it("measures each cell once, and adds settings", function()
+    local out, code = sandbox.shell(COMMAND)
+    assert.are.equal(0, code, out)
+    local tsv = sandbox.read "o/augment-shapes.tsv"
+    assert.are.equal(1 + 4 * 2 * 2, select(2, tsv:gsub("\n", "")))
+    out, code = sandbox.shell(COMMAND .. "--settings plain,guided,few,held,flat")
+    assert.are.equal(0, code, out)
+    assert.is_nil(out:find("4 real", 1, true))
+    assert.are.equal(tsv, sandbox.read "o/augment-shapes.tsv":sub(1, #tsv))
+    local page = sandbox.read "o/augment-shapes.md"
+    for _, row in ipairs { "– | standard − real", "plain | synthetic − real", "plain | both − standard",
+      "held | both − standard", "flat | both − standard" } do
+      local mean, low, high, one, two = page:match("| 4 | " .. row:gsub("%p", "%%%0")
+        .. " | ([+-]%d+%.%d+) %[([+-]%d+%.%d+), ([+-]%d+%.%d+)%] | ([+-]%d+%.%d+), ([+-]%d+%.%d+) |")
+      assert.is_true(mean and math.abs((one + two) / 2 - mean) < 0.011, row)
+      assert.is_true(math.abs((high - low) / 2 - 12.706 * math.abs(one - two) / 2) < 0.15, row) -- Student, two draws
+    end
+    assert.are.equal(3, hd.image.load(sandbox.path "o/augment-shapes.png"):size(1))
+    out = sandbox.shell(COMMAND .. "--settings plain,guided,few,held,flat")
+    assert.is_nil(out:find("right", 1, true))
+  end)
+
+  it("refuses what cannot be measured", function()
+    for words, expected in next, { -- order free: separate runs
+      ["--draws 1"] = "--draws is wrong: got 1, expected at least 2", ["--n 0"] = "--n has the wrong value: got '0'",
+      ["--settings none"] = "--settings has the wrong value: got 'none'", ["--share 0.7"] = "less than 2/3",
+      ["--data emoji"] = "there are no labels", ["--n ''"] = "--n has no value",
+    } do
+      local out, code = sandbox.shell(COMMAND .. words)
+      assert.are.equal(1, code, out)
+      assert.matches(expected, out, 1, true)
+    end
+  end)
+end)

@@ -174,3 +174,89 @@ describe("hd.hierarchy.audio", function()
     fails("unknown option 'size'", audio, { size = 3 })
   end)
 end)
+
+local root = io.popen("pwd"):read "l"
+
+describe("examples/train_audio.lua", function()
+  local T = root .. "/examples/train_audio.lua --threads 1 --length 512 --bins 16 --width 8 --batch 4 --steps 6 "
+    .. "--samples 9 --draw-steps 2"
+
+  it("trains, draws, says how loud the bands are; resumed it is the same, bit for bit", function()
+    local out, code = sandbox.shell("$H " .. T .. " --out a && $H " .. T .. " --out b --stop-at 3 && $H " .. T
+      .. " --out b --resume")
+    assert.are.equal(0, code, out)
+    assert.matches("step 6/6 .*band1 %d.*band2 %d.*band3 %d", out)
+    assert.matches("to +1000 Hz: [+-]%d+%.%d+ dB\nto +2000 Hz.*\nto +4000 Hz", sandbox.read "a/bands.txt")
+    local x, rate = hd.audio.load(path "a/samples/09_bass.wav")
+    assert.are.same({ 1, 512 }, x:shape())
+    assert.are.equal(8000, rate)
+    assert.are.equal(3, hd.image.load(path "a/samples.png"):size(1))
+    assert.are.equal(sandbox.read "a/model.safetensors", sandbox.read "b/model.safetensors")
+    assert.are.equal(sandbox.read "a/samples/02_guitar.wav", sandbox.read "b/samples/02_guitar.wav")
+  end)
+
+  it("takes folders without classes, flat, and wavelet packets", function()
+    for i = 1, 4 do write(("%d.wav"):format(i), tone(600, 100 * i, 8000)) end
+    local out, code = sandbox.shell("$H " .. T .. " --data wav:. --bands 1 --out a && $H " .. T
+      .. " --data wav:. --transform packet --regime flat --out b")
+    assert.are.equal(0, code, out)
+    assert.truthy(sandbox.read "a/samples/01.wav")
+    assert.matches("flat %d", out)
+    assert.matches("none: No such file", (sandbox.shell("$H " .. T .. " --data wav:none")), 1, true)
+  end)
+end)
+
+describe("hdlua -m compare_audio", function()
+  local C = "$H --threads 1 -m compare_audio --length 1024 --bins 16 --width 8 --batch 4 --steps 4 --samples 16 "
+    .. "--draw-steps 2 --recogniser-steps 4 --out o "
+
+  it("measures both arms once, and writes a page with pictures and sounds", function()
+    local out, code = sandbox.shell(C)
+    assert.are.equal(0, code, out)
+    assert.matches("flat, seed 0: 1 of the budget, 4 steps", out, 1, true)
+    local page = sandbox.read "o/audio-synth.md"
+    assert.matches("| bands | 0 | %d+ | 4 |", page)
+    for _, arm in ipairs { "real", "flat", "bands" } do
+      assert.truthy(hd.image.load(path("o/audio-synth-" .. arm .. ".png")))
+      assert.are.same({ 1, 8 * 1024 }, hd.audio.load(path("o/audio-synth-" .. arm .. ".ogg")):shape())
+      assert.truthy(page:find("audio-synth-" .. arm .. ".ogg", 1, true))
+    end
+    local parameters = { page:match "| flat | 0 | (%d+).-| bands | 0 | (%d+)" }
+    assert.is_true(math.abs(parameters[1] / parameters[2] - 1) < 0.3)
+    out = sandbox.shell(C)
+    assert.matches("flat, seed 0: measured before", out, 1, true)
+    assert.matches("bands, seed 0: measured before", out, 1, true)
+  end)
+
+  it("has a recogniser that learns, and bits that depend on the seed alone", function()
+    local recogniser = require "hd.tool.sound.recogniser"
+    local set, other = hd.data.synth { n = 80, length = 4096 }, hd.data.synth { n = 160, length = 4096, seed = 1 }
+    local function right(seed)
+      local ear = recogniser.train({ other }, { steps = 40, seed = seed, classes = 8 })
+      return recogniser.answers(ear, set.x):eq(set.labels):to "f64":mean():item()
+    end
+    local share = right(1)
+    assert.is_true(share > 0.4, tostring(share)) -- 0.125 is by chance
+    assert.are.equal(share, right(1))
+  end)
+
+  it("hears other speakers than are learnt", function()
+    for _, name in ipairs { "0_ann", "1_ann", "0_bob", "1_bob" } do
+      for take = 0, 4 do write(("%s_%d.wav"):format(name, take), tone(900, 200 + 300 * name:byte() % 700, 8000)) end
+    end
+    local words = C .. "--data wav:. --arms bands "
+    local out, code = sandbox.shell(words .. "--speakers ann")
+    assert.are.equal(0, code, out)
+    assert.matches("of 10 clips of speakers it has not heard", out, 1, true)
+    for more, expected in next, { -- order free: separate runs
+      ["--speakers eve"] = "by these speakers", ["--speakers ann,bob"] = "by these speakers",
+      ["--arms levels --speakers ann"] = "--arms has the wrong value: got 'levels'", [""] = "--speakers is missing",
+      ["--data emoji"] = "expected synth or wav:DIR", ["--samples 0"] = "--samples is wrong: got 0",
+      ["--speakers ann --also none"] = "No such file",
+    } do
+      out, code = sandbox.shell(words .. more)
+      assert.are.equal(1, code, out)
+      assert.matches("compare_audio: .*" .. expected:gsub("%p", "%%%0"), out)
+    end
+  end)
+end)
