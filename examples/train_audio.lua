@@ -20,7 +20,7 @@ local args = hd.args({
   on_nan = { "stop", "skip", "rollback" },
 }, {
   "Train a hierarchy of sounds and draw with it.",
-  data = "synth (plucked strings and drums), or wav:DIR: WAV, FLAC, OGG or AIFF files, CLASS_SPEAKER_TAKE.wav or DIR/CLASS",
+  data = "synth (plucked strings and drums), or wav:DIR: CLASS_SPEAKER_TAKE.wav or a folder for each class",
   rate = "frames per second", length = "frames of a clip", bands = "frequency bands, an octave each from above",
   bins = "frequencies of the transform", transform = "how clips become bins over time",
   regime = "diffuse band after band, the samples themselves, or all bands together", minutes = "train so long",

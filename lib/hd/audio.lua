@@ -1,5 +1,5 @@
 -- hd/audio.lua: sounds as tensors f32 [channels, frames], full scale is -1 to 1, and spectrograms of them.
--- Calls: core (libsndfile, loaded at first use), hd.audio.spectrogram, hd.check. Called by: hd.lua, hd.data.wav, hd.metrics.
+-- Calls: core (libsndfile, loaded at first use), hd.audio.spectrogram, hd.check. Called by: hd.lua, hd.data.wav, tools.
 
 local core = require "hd.core"
 local check = require "hd.check"

@@ -128,6 +128,13 @@ function hd.args.parse(spec, words, before) end
 ---@class hd.audio
 hd.audio = {}
 
+--- How much louder the bands of some sounds are than those of others, by mean power.
+---@param real hd.Tensor  sounds, as of spectrogram.power
+---@param made hd.Tensor  sounds; there may be more or fewer
+---@param opts table      rate; edges: Hz at which the bands end, rising (of hd.hierarchy.audio: H.edges); size (256)
+---@return number[] decibels  10 log10(made / real) for each band: 0 where it is right
+function hd.audio.band_difference(real, made, opts) end
+
 --- Read a WAV, FLAC, OGG (Vorbis) or AIFF file.
 --- Whole numbers of n bits become -1 to 1 - 2^(1 - n). Refused are files without frames, above 64 channels, 64 Mi
 --- values or 256 MiB, and values that are not finite; a file that ends early gives the frames that are there.
@@ -135,6 +142,13 @@ hd.audio = {}
 ---@return hd.Tensor? sound  f32 [channels, frames]; nil and a message where it cannot be read
 ---@return integer|string rate  frames per second
 function hd.audio.load(path) end
+
+--- Spectrograms as pictures: time from left to right, frequency from below, white the loudest of all sounds given,
+--- black what is `range` decibels below it, or silence.
+---@param x hd.Tensor  [frames], [n, frames] or [n, 1, frames]
+---@param opts? table  size (256), hop (64), range (60 dB)
+---@return hd.Tensor pictures  f32 [n, 1, size / 2, ceil(frames / hop)] in [-1, 1]
+function hd.audio.picture(x, opts) end
 
 --- A sound at another rate: band-limited interpolation, Kaiser-windowed sinc of 16 crossings, side lobes below -90 dB;
 --- what lies above 0.93 of the lower Nyquist frequency fades.
@@ -153,6 +167,14 @@ function hd.audio.resample(x, from, to) end
 ---@return boolean? done  true, or nil and a message
 ---@return string? message
 function hd.audio.save(path, x, rate, opts) end
+
+--- The power of sounds by frequency and time: Hann windows of `size` frames, every `hop` frames; bin k lies around
+--- k rate / size. White noise of variance v has the power v in every bin; a sine of amplitude a has about a^2 size / 6
+--- in its own. The ends are followed by silence.
+---@param x hd.Tensor  [frames], [n, frames] or [n, 1, frames]
+---@param opts? table  size (256) and hop (64, a part of the size); bands: so many mel bands instead of bins, for which the rate is needed
+---@return hd.Tensor power  f32 [n, size / 2 or bands, ceil(frames / hop)]
+function hd.audio.spectrogram(x, opts) end
 
 --- With "cpu" or "ref" choose the back end; tells the one in use
 ---@param name? any

@@ -148,8 +148,8 @@ describe("hd.audio.spectrogram", function()
     assert.is_true(math.abs(p:mean():item() - 0.25) < 0.01)
     local tone = (hd.arange(0, 8191):to "f64" * (2 * math.pi / 8)):sin():to "f32" * 0.5
     p = hd.audio.spectrogram(tone, { size = 128, hop = 32 })[1]
-    assert.are.equal(16, p[{ {}, 100 }]:argmax(1):item()) -- 1/8 of the rate of 128
-    assert.is_true(math.abs(p[16][100]:item() / (0.25 * 128 / 6) - 1) < 1e-3)
+    assert.are.equal(16, p:narrow(2, 100, 1):reshape(-1):argmax(1):item()) -- 1/8 of the rate of 128
+    assert.is_true(math.abs(p:narrow(1, 16, 1):narrow(2, 100, 1):item() / (0.25 * 128 / 6) - 1) < 1e-3)
     assert.are.equal(32, hd.audio.spectrogram(hd.zeros { 2, 1, 1001 }, { size = 64, hop = 32 }):size(3))
   end)
 
@@ -167,7 +167,7 @@ describe("hd.audio.spectrogram", function()
     local low = (hd.arange(0, 2047):to "f64" * (2 * math.pi / 64)):sin():to "f32"
     local y = hd.audio.picture(hd.stack { low, low * 0 })
     assert.are.same({ 2, 1, 128, 32 }, y:shape())
-    assert.are.equal(128 - 4 + 1, y[1][1][{ {}, 16 }]:argmax(1):item())
+    assert.are.equal(128 - 4 + 1, y[1][1]:narrow(2, 16, 1):reshape(-1):argmax(1):item())
     assert.is_true(y[1]:amax():item() > 0.9)
     assert.are.equal(-1, y[2]:amax():item())
   end)
@@ -178,8 +178,9 @@ describe("hd.audio.spectrogram", function()
     local same = hd.audio.band_difference(real, real * 2, { rate = 8000, edges = { 1000, 4000 } })
     for i = 1, 2 do assert.is_true(math.abs(same[i] - 20 * math.log(2, 10)) < 1e-4) end
     local low = (hd.arange(0, 4095):to "f64" * (2 * math.pi * 500 / 8000)):sin():to "f32":view(1, 1, -1)
-    local found = hd.audio.band_difference(low, low + real:narrow(1, 1, 1) * 1e-3, { rate = 8000, edges = { 1000, 4000 } })
-    assert.is_true(math.abs(found[1]) < 0.1 and found[2] > 20, ("%g %g"):format(found[1], found[2]))
+    local found = hd.audio.band_difference(low, low + real:narrow(1, 1, 1) * 0.1,
+      { rate = 8000, edges = { 1000, 4000 } })
+    assert.is_true(math.abs(found[1]) < 0.2 and found[2] > 10, ("%g %g"):format(found[1], found[2]))
   end)
 
   it("refuses what has no spectrum", function()

@@ -210,8 +210,8 @@ describe("examples/augment.lua", function()
 end)
 
 describe("hdlua -m augment_study", function()
-  local COMMAND = "$H --threads 1 -m augment_study --size 8 --n 4 --draws 2 --seeds 2 --steps 3 --width 8 --per-class 4 "
-    .. "--draw-steps 1 --classifier-steps 5 --out o --runs r "
+  local COMMAND = "$H --threads 1 -m augment_study --size 8 --n 4 --draws 2 --seeds 2 --steps 3 --width 8 "
+    .. "--per-class 4 --draw-steps 1 --classifier-steps 5 --out o --runs r "
 
   it("measures each cell once, and adds settings", function()
     local out, code = sandbox.shell(COMMAND)

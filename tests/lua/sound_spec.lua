@@ -202,7 +202,7 @@ describe("examples/train_audio.lua", function()
     assert.are.equal(0, code, out)
     assert.truthy(sandbox.read "a/samples/01.wav")
     assert.matches("flat %d", out)
-    assert.matches("none: No such file", (sandbox.shell("$H " .. T .. " --data wav:none")), 1, true)
+    assert.matches("'none': No such file", (sandbox.shell("$H " .. T .. " --data wav:none")), 1, true)
   end)
 end)
 

@@ -105,8 +105,8 @@ function spectrogram.power(x, opts)
   return weights:unsqueeze(1):expand(x:size(1), -1, -1):contiguous():matmul(p)
 end
 
---- Spectrograms as pictures: time from left to right, frequency from below, white the loudest of all sounds given, black
---- what is `range` decibels below it, or silence.
+--- Spectrograms as pictures: time from left to right, frequency from below, white the loudest of all sounds given,
+--- black what is `range` decibels below it, or silence.
 ---@param x hd.Tensor  [frames], [n, frames] or [n, 1, frames]
 ---@param opts? table  size (256), hop (64), range (60 dB)
 ---@return hd.Tensor pictures  f32 [n, 1, size / 2, ceil(frames / hop)] in [-1, 1]
@@ -127,7 +127,7 @@ end
 --- How much louder the bands of some sounds are than those of others, by mean power.
 ---@param real hd.Tensor  sounds, as of spectrogram.power
 ---@param made hd.Tensor  sounds; there may be more or fewer
----@param opts table      rate; edges: Hz at which the bands end, rising (those of hd.hierarchy.audio: H.edges); size (256)
+---@param opts table      rate; edges: Hz at which the bands end, rising (of hd.hierarchy.audio: H.edges); size (256)
 ---@return number[] decibels  10 log10(made / real) for each band: 0 where it is right
 function spectrogram.band_difference(real, made, opts)
   local where = "audio.band_difference"

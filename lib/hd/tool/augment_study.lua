@@ -90,8 +90,8 @@ local function read_counts(text)
 end
 
 local function check_args()
-  for key, least in next, { draws = 2, seeds = 1, steps = 1, width = 8, batch = 1, per_class = 1, classifier_steps = 1 }
-  do -- order free: any fault will do
+  local least_of = { draws = 2, seeds = 1, steps = 1, width = 8, batch = 1, per_class = 1, classifier_steps = 1 }
+  for key, least in next, least_of do -- order free: any fault will do
     if args[key] < least then
       fail("--%s is wrong: got %d, expected at least %d", key:gsub("_", "-"), args[key], least)
     end

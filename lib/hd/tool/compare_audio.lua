@@ -7,8 +7,8 @@
 -- Both arms have as many parameters, the same transform, batches, optimizer, minutes and drawing steps. They learn from
 -- nine tenths of the named speakers' clips; a recogniser learns from all other speakers (and from --also, a folder of
 -- more) and says whether drawn clips are what was asked for. Of synth, which has no speakers, it learns from clips of
--- another seed. Each finished cell, an arm with a seed, is appended to OUT/audio-NAME.tsv at once: the same command goes
--- on where an interrupted one ended. OUT/audio-NAME.md holds the table, spectrograms and, of the first seed, sounds.
+-- another seed. Each finished cell, an arm with a seed, is appended to OUT/audio-NAME.tsv at once: the same command
+-- goes on where an interrupted one ended. OUT/audio-NAME.md holds the table, spectrograms, sounds.
 
 local hd = require "hd"
 local core = require "hd.core"
@@ -96,11 +96,13 @@ local function open_data()
   local dir = args.data:match "^wav:(.+)$"
   if not dir then
     if args.data ~= "synth" then fail("--data is wrong: got '%s', expected synth or wav:DIR", args.data) end
-    local function clips(seed) return hd.data.synth { rate = args.rate, length = args.length, n = 1000, seed = seed } end
+    local function clips(seed)
+      return hd.data.synth { rate = args.rate, length = args.length, n = 1000, seed = seed }
+    end
     return clips(0), { clips(1) }
   end
   local speakers = words_of(args.speakers)
-  if #speakers == 0 then fail "--speakers is missing: whose sounds are to be learnt? The recogniser hears the others" end
+  if #speakers == 0 then fail "--speakers is missing: those to be learnt; the recogniser hears the others" end
   local set = open_folder(dir, { speakers = speakers })
   local others = { open_folder(dir, { except = speakers }) }
   if args.also then others[2] = open_folder(args.also, {}) end
@@ -169,10 +171,11 @@ end
 
 -- Train an arm and measure; gives the points, the one at the end last, and the clips drawn there.
 local function run_cell(study, arm, seed)
-  local state, records, x, labels = trainer.new(study, arm, seed), {}, nil, nil
+  local state, records, x = trainer.new(study, arm, seed), {}, nil
   for _, share in ipairs(trainer.shares(args.points)) do
     while state.share() < share do state.step() end
     local start = hd.clock()
+    local labels
     x, labels = draw(arm, state.ema.model, args.samples)
     local seconds = hd.clock() - start
     local right = recogniser.answers(study.ear, x):eq(labels):sum():item()
@@ -235,12 +238,12 @@ local function write_page(store, stem, name, study)
     ("Command: `%s`  "):format(about.command "compare_audio"), ("Machine: %s"):format(about.machine()), "",
     ("Learnt from: %d clips; %d held back. A recogniser that has heard none of these speakers is right on %.1f %% of "
       .. "their clips; `recognised` is how often it hears in a drawn clip the class that was asked for, in percent, in "
-      .. "brackets Wilson's 95 %% interval. Bands end at %s Hz; their power beside the real one in dB. `nearest`: median "
-      .. "distance to the nearest clip learnt from, of drawn clips and of real ones held back (normalised mel "
-      .. "spectrograms, of deviation 1); `nearer`: the share of drawn clips that are nearer to one than any held one is.")
+      .. "brackets Wilson's 95 %% interval. Bands end at %s Hz; their power beside the real one in dB. `nearest`: "
+      .. "median distance to the nearest clip learnt from, of drawn clips and of real ones held back (normalised mel "
+      .. "spectrograms, of deviation 1); `nearer`: the share of drawn clips nearer to one than any held one is.")
       :format(#study.set, #study.held, 100 * unheard, table.concat(edges, ", ")), "",
-    "| arm | seed | parameters | steps | minutes | drawing, s | recognised | bands, dB | nearest, drawn | nearest, real "
-      .. "| nearer |",
+    "| arm | seed | parameters | steps | minutes | drawing, s | recognised | bands, dB | nearest, drawn "
+      .. "| nearest, real | nearer |",
     "|" .. (" --- |"):rep(11),
   }
   table.move(lines, 1, #lines, #head + 1, head)

@@ -96,7 +96,8 @@ function recogniser.train(sets, o)
   hd.seed(o.seed)
   local net, inputs = network(o.classes), {}
   for i, set in ipairs(sets) do inputs[i] = log_mel(set.x, set.rate) end
-  local opt, ema = hd.optim.AdamW(net:parameters(), { lr = 2e-3, weight_decay = 0.05 }), hd.optim.EMA(net, { decay = 0.99 })
+  local opt = hd.optim.AdamW(net:parameters(), { lr = 2e-3, weight_decay = 0.05 })
+  local ema = hd.optim.EMA(net, { decay = 0.99 })
   local rate = hd.optim.lr.cosine(opt, { steps = o.steps, warmup = math.min(50, o.steps // 10), final = 0.01 })
   for _ = 1, o.steps do
     local _ <close> = hd.scope()
