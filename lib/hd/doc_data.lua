@@ -994,6 +994,8 @@ local entries = {
     params = nil, returns = nil, members = nil },
   { name = "hdlua -m features", kind = "tool", signature = "hdlua -m features", text = "`hdlua -m features`, train the small classifier in whose features hd.metrics measures.\n\n    hdlua -m features --data cifar10:DIR --flip --out features/cifar10.safetensors\n    hdlua -m features --data emoji                        without labels: to know single pictures again\n\nThe file holds the network and, as metadata, the set, the version of the method and the accuracy on pictures that\nwere not trained with; its name, hdfd-SET-vN, belongs to every figure. hd.metrics.features(path) reads it.",
     params = nil, returns = nil, members = nil },
+  { name = "hdlua -m words", kind = "tool", signature = "hdlua -m words", text = "\"a, b\" as { \"a\", \"b\" }, as options of the command line say lists.\nCalled by: augment, augment_study, bench, compare_audio, study/options.",
+    params = nil, returns = nil, members = nil },
 }
 local index = {}
 for i, entry in ipairs(entries) do index[entry.name] = i end

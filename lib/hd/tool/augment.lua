@@ -9,6 +9,7 @@
 -- manifest lists is kept, so the same command goes on where an interrupted one ended, and a larger --per-class adds.
 
 local hd = require "hd"
+local words_of = require "hd.tool.words"
 local writer = require "hd.tool.augment.writer"
 
 local args = hd.args({
@@ -35,8 +36,7 @@ if args.data and args.hold == "" then fail "--data is for --hold" end
 
 local model, message = writer.open(args.model)
 if not model then fail(message) end
-local hold, real = {}, nil
-for name in args.hold:gmatch "[^,%s]+" do hold[#hold + 1] = name end
+local hold, real = words_of(args.hold), nil
 if args.data then
   real, message = hd.data.open(args.data, { size = model.H.shape[2], kind = "pictures" })
   if not real then fail(message) end

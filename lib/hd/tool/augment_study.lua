@@ -12,13 +12,14 @@
 
 local hd = require "hd"
 local core = require "hd.core"
-local check = require "hd.check"
 local digest = require "hd.digest"
 local about = require "hd.tool.study.about"
+local options_of = require "hd.tool.study.options"
 local Store = require "hd.tool.study.store"
 local classifier = require "hd.tool.augment.classifier"
 local generator = require "hd.tool.augment.generator"
 local report = require "hd.tool.augment.report"
+local words_of = require "hd.tool.words"
 local writer = require "hd.tool.augment.writer"
 
 -- What may be changed: options of writer.write, the share of the drawn pictures in a batch as a factor, whether only
@@ -55,32 +56,19 @@ local args = hd.args({
   runs = "folder of the generators and of what they draw",
 })
 
-local function fail(format, ...)
-  io.stderr:write("augment_study: ", format:format(...), "\n")
-  os.exit(1, true)
-end
+local options = options_of("augment_study", args)
+local fail, say = options.fail, options.say
 
-local function say(format, ...)
-  print(format:format(...))
-  io.stdout:flush()
-end
-
-local function read_settings(text)
+local function read_settings()
   local names, by_name, list = {}, {}, {}
   for i, setting in ipairs(SETTINGS) do names[i], by_name[setting.name] = setting.name, setting end
-  for word in text:gmatch "[^,%s]+" do
-    if not by_name[word] then
-      fail("--settings has the wrong value: got '%s'. %s", word, check.suggestion(word, names))
-    end
-    list[#list + 1] = by_name[word]
-  end
-  if #list == 0 then fail "--settings has no value" end
+  for i, name in ipairs(options.choices("settings", names)) do list[i] = by_name[name] end
   return list
 end
 
 local function read_counts(text)
   local list = {}
-  for word in text:gmatch "[^,%s]+" do
+  for _, word in ipairs(words_of(text)) do
     local n = math.tointeger(word)
     if not n or n < 1 then fail("--n has the wrong value: got '%s', expected whole numbers, at least 1", word) end
     list[#list + 1] = n
@@ -90,12 +78,7 @@ local function read_counts(text)
 end
 
 local function check_args()
-  local least_of = { draws = 2, seeds = 1, steps = 1, width = 8, batch = 1, per_class = 1, classifier_steps = 1 }
-  for key, least in next, least_of do -- order free: any fault will do
-    if args[key] < least then
-      fail("--%s is wrong: got %d, expected at least %d", key:gsub("_", "-"), args[key], least)
-    end
-  end
+  options.at_least { draws = 2, seeds = 1, steps = 1, width = 8, batch = 1, per_class = 1, classifier_steps = 1 }
   if not (args.share > 0 and 1.5 * args.share < 1) then
     fail("--share is wrong: got %g, expected more than 0 and less than 2/3", args.share)
   end
@@ -118,8 +101,8 @@ end
 -- The drawn pictures of a setting under one draw, drawn now or before.
 local function open_made(setting, n, seed, real)
   local regime = setting.regime or "cascade"
-  local options = digest.sha256(about.settings(args, { "data", "size", "steps", "width", "batch", "lr", "flip" }))
-  local from = ("%s/%s-%d-%d-%s-%s"):format(args.runs, args.name, n, seed, regime, options:sub(1, 8))
+  local key = digest.sha256(about.settings(args, { "data", "size", "steps", "width", "batch", "lr", "flip" }))
+  local from = ("%s/%s-%d-%d-%s-%s"):format(args.runs, args.name, n, seed, regime, key:sub(1, 8))
   local model, message = open_model(from, real, seed, regime)
   if not model then fail("%s", message) end
   local out = ("%s/drawn-%d%s%s"):format(from, args.per_class, setting.guidance and "-guided" or "",
@@ -132,8 +115,8 @@ local function open_made(setting, n, seed, real)
 end
 
 -- Those that a classifier of the real pictures recognises as what they are to be.
-local function recognised(made, real, options)
-  local net = classifier.train(real, nil, options)
+local function recognised(made, real, o)
+  local net = classifier.train(real, nil, o)
   local answers, right = classifier.answers(net, made):totable(), {}
   for i, label in ipairs(made.labels:totable()) do
     if answers[i] == label then right[#right + 1] = i end
@@ -202,7 +185,7 @@ end
 
 local function run()
   check_args()
-  local counts, settings = read_counts(args.n), read_settings(args.settings)
+  local counts, settings = read_counts(args.n), read_settings()
   local set, message = hd.data.open(args.data, { size = args.size })
   if not set then fail("%s", message) end
   if not set.labels then fail("%s: there are no labels", tostring(set)) end

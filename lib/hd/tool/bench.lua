@@ -26,6 +26,7 @@ local report = require "hd.tool.bench.report"
 local startup = require "hd.tool.bench.startup"
 local verify = require "hd.tool.bench.verify"
 local Session = require "hd.tool.bench.session"
+local words_of = require "hd.tool.words"
 
 -- Names -----------------------------------------------------------------------------------------------------------
 
@@ -43,12 +44,6 @@ table.move(GROUPS.all, 1, #GROUPS.all, #known + 1, known)
 local function stop(format, ...)
   io.stderr:write("bench: ", format:format(...), "\n")
   os.exit(2, true)
-end
-
-local function words_of(text)
-  local list = {}
-  for word in text:gmatch "[^,%s]+" do list[#list + 1] = word end
-  return list
 end
 
 local function selected(text)

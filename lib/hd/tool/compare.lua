@@ -15,11 +15,11 @@
 
 local hd = require "hd"
 local core = require "hd.core"
-local check = require "hd.check"
 local arms = require "hd.tool.compare.arms"
 local cell = require "hd.tool.compare.cell"
 local report = require "hd.tool.compare.report"
 local about = require "hd.tool.study.about"
+local options_of = require "hd.tool.study.options"
 local Store = require "hd.tool.study.store"
 
 local REGIMES = {}
@@ -52,42 +52,18 @@ local args = hd.args({
   feature_steps = "training steps of the features where none are given", out = "folder of the results",
 })
 
-local function fail(format, ...)
-  io.stderr:write("compare: ", format:format(...), "\n")
-  os.exit(1, true)
-end
-
-local function say(text)
-  print(text)
-  io.stdout:flush()
-end
-
 -- Options ---------------------------------------------------------------------------------------------------------
 
-local function read_arms(text)
-  local list = {}
-  for word in text:gmatch "[^,%s]+" do
-    local known = false
-    for _, regime in ipairs(REGIMES) do known = known or regime == word end
-    if not known then fail("--arms has the wrong value: got '%s'. %s", word, check.suggestion(word, REGIMES)) end
-    list[#list + 1] = word
-  end
-  if #list == 0 then fail "--arms has no value" end
-  return list
-end
+local options = options_of("compare", args)
+local fail, say = options.fail, options.say
 
 local function check_args()
-  args.arms = read_arms(args.arms)
+  args.arms = options.choices("arms", REGIMES)
   local budgets = (args.minutes and 1 or 0) + (args.tflop and 1 or 0) + (args.steps and 1 or 0)
   if budgets > 1 then fail "--minutes, --tflop and --steps are three ways to say one thing: give one of them" end
   if budgets == 0 then args.minutes = 6.0 end
-  for _, key in ipairs { "seeds", "batch", "sample_steps", "points", "feature_steps" } do
-    if args[key] < 1 then fail("--%s is wrong: got %d, expected at least 1", key:gsub("_", "-"), args[key]) end
-  end
-  if args.samples < hd.metrics.least then
-    fail("--samples is wrong: got %d, expected at least %d", args.samples, hd.metrics.least)
-  end
-  if args.resamples < 2 then fail("--resamples is wrong: got %d, expected at least 2", args.resamples) end
+  options.at_least { seeds = 1, batch = 1, sample_steps = 1, points = 1, feature_steps = 1, resamples = 2,
+    samples = hd.metrics.least }
   if args.guidance and not args.by_class then fail "--guidance is for drawing --by-class" end
   if (args.minutes or args.tflop or args.steps) <= 0 then fail "the budget is wrong: expected more than 0" end
 end
@@ -112,7 +88,7 @@ local function get_features(set, name)
   local path = ("%s/features-%s-%d.safetensors"):format(args.out, name, set.x:size(3))
   local features = core.path_kind(path) and hd.metrics.features(path)
   if features and features.steps == args.feature_steps then return features end
-  say(("training features on %s, %d steps"):format(name, args.feature_steps))
+  say("training features on %s, %d steps", name, args.feature_steps)
   features = hd.metrics.train_features(set, { name = name, steps = args.feature_steps })
   local done, message = features:save(path)
   return done and features or fail("%s", message)
@@ -145,8 +121,8 @@ local function make_arms(H, set, classes)
     local budget = args.tflop and args.tflop * 1e12 or (args.steps or 0) * flat.step_flops
     arm.steps = math.max(1, math.floor(budget / arm.step_flops + 0.5))
     local miss = 100 * (arm.parameters / flat.parameters - 1)
-    say(ARM:format(arm.name, arm.parameters, miss, arm.step_flops * 1e-9, arm.sample_steps,
-      arm.sampling.calls(arm.sample_steps), arm.sampling.flops(arm.sample_steps) * 1e-9))
+    say(ARM, arm.name, arm.parameters, miss, arm.step_flops * 1e-9, arm.sample_steps,
+      arm.sampling.calls(arm.sample_steps), arm.sampling.flops(arm.sample_steps) * 1e-9)
     if math.abs(miss) > 2 then
       fail("no widths of the levels' networks come within 2 %% of %d parameters: use another --width", flat.parameters)
     end
@@ -219,7 +195,7 @@ local function run()
   for seed = args.seed, args.seed + args.seeds - 1 do
     for _, arm in ipairs(list) do
       if store:has(arm.name, seed) then
-        say(("%s, seed %d: measured before"):format(arm.name, seed))
+        say("%s, seed %d: measured before", arm.name, seed)
       else
         local records, made = cell.run(study, arm, seed)
         assert(store:append(records))
@@ -229,7 +205,7 @@ local function run()
     end
   end
   write_report(store, list, stem, name, features)
-  say("wrote " .. stem .. ".md")
+  say("wrote %s.md", stem)
 end
 
 run()

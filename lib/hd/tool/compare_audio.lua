@@ -12,13 +12,14 @@
 
 local hd = require "hd"
 local core = require "hd.core"
-local check = require "hd.check"
 local interval = require "hd.metrics.interval"
 local neighbours = require "hd.metrics.neighbours"
 local about = require "hd.tool.study.about"
+local options_of = require "hd.tool.study.options"
 local Store = require "hd.tool.study.store"
 local trainer = require "hd.tool.study.trainer"
 local recogniser = require "hd.tool.sound.recogniser"
+local words_of = require "hd.tool.words"
 
 local ARMS = { "flat", "bands" }
 local COLUMNS = {
@@ -45,47 +46,15 @@ local args = hd.args({
   recogniser_steps = "training steps of the recogniser", out = "folder of the results",
 })
 
-local function fail(format, ...)
-  io.stderr:write("compare_audio: ", format:format(...), "\n")
-  os.exit(1, true)
-end
-
-local function say(format, ...)
-  print(format:format(...))
-  io.stdout:flush()
-end
-
-local function words_of(text)
-  local list = {}
-  for word in text:gmatch "[^,%s]+" do list[#list + 1] = word end
-  return list
-end
-
-local function read_arms(text)
-  local wanted = {}
-  for _, word in ipairs(words_of(text)) do
-    if word ~= "flat" and word ~= "bands" then
-      fail("--arms has the wrong value: got '%s'. %s", word, check.suggestion(word, ARMS))
-    end
-    wanted[word] = true
-  end
-  if not next(wanted) then fail "--arms has no value" end
-  return wanted
-end
-
-local function check_args()
-  for _, key in ipairs { "seeds", "batch", "points", "draw_steps", "samples", "recogniser_steps", "width" } do
-    if args[key] < 1 then fail("--%s is wrong: got %d, expected at least 1", key:gsub("_", "-"), args[key]) end
-  end
-  if (args.steps or args.minutes) <= 0 then fail "the budget is wrong: expected more than 0" end
-end
+local options = options_of("compare_audio", args)
+local fail, say = options.fail, options.say
 
 -- Data ----------------------------------------------------------------------------------------------------------------
 
 -- A folder's clips, or the end.
-local function open_folder(dir, options)
-  options.rate, options.length = args.rate, args.length
-  local set, message = hd.data.wav(dir, options)
+local function open_folder(dir, opts)
+  opts.rate, opts.length = args.rate, args.length
+  local set, message = hd.data.wav(dir, opts)
   if not set then fail("%s", message) end
   if not set.labels then fail("'%s': the sounds have no classes", dir) end
   return set
@@ -277,8 +246,9 @@ local function listen(study, set, others)
 end
 
 local function run()
-  check_args()
-  local wanted = read_arms(args.arms)
+  options.at_least { seeds = 1, batch = 1, points = 1, draw_steps = 1, samples = 1, recogniser_steps = 1, width = 1 }
+  if (args.steps or args.minutes) <= 0 then fail "the budget is wrong: expected more than 0" end
+  local _, wanted = options.choices("arms", ARMS)
   local set, others = open_data()
   local name = args.name or (args.speakers ~= "" and args.speakers:gsub(",", "-") or args.data:match "^%w+")
   assert(core.folder_make(args.out))

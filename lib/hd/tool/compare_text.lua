@@ -12,8 +12,8 @@
 
 local hd = require "hd"
 local core = require "hd.core"
-local check = require "hd.check"
 local about = require "hd.tool.study.about"
+local options_of = require "hd.tool.study.options"
 local Store = require "hd.tool.study.store"
 local trainer = require "hd.tool.study.trainer"
 
@@ -43,34 +43,8 @@ local args = hd.args({
   samples = "texts that the page shows", out = "folder of the results",
 })
 
-local function fail(format, ...)
-  io.stderr:write("compare_text: ", format:format(...), "\n")
-  os.exit(1, true)
-end
-
-local function say(format, ...)
-  print(format:format(...))
-  io.stdout:flush()
-end
-
-local function read_arms(text)
-  local wanted = {}
-  for word in text:gmatch "[^,%s]+" do
-    if word ~= "flat" and word ~= "levels" then
-      fail("--arms has the wrong value: got '%s'. %s", word, check.suggestion(word, ARMS))
-    end
-    wanted[word] = true
-  end
-  if not next(wanted) then fail "--arms has no value" end
-  return wanted
-end
-
-local function check_args()
-  for _, key in ipairs { "seeds", "batch", "points", "times", "on_the_way", "draw_steps", "samples" } do
-    if args[key] < 1 then fail("--%s is wrong: got %d, expected at least 1", key:gsub("_", "-"), args[key]) end
-  end
-  if (args.steps or args.minutes) <= 0 then fail "the budget is wrong: expected more than 0" end
-end
+local options = options_of("compare_text", args)
+local fail, say = options.fail, options.say
 
 -- The study -----------------------------------------------------------------------------------------------------------
 
@@ -182,8 +156,9 @@ local function settings_text(set, held_out)
 end
 
 local function run()
-  check_args()
-  local wanted = read_arms(args.arms)
+  options.at_least { seeds = 1, batch = 1, points = 1, times = 1, on_the_way = 1, draw_steps = 1, samples = 1 }
+  if (args.steps or args.minutes) <= 0 then fail "the budget is wrong: expected more than 0" end
+  local _, wanted = options.choices("arms", ARMS)
   local name, set, held_out = open_data()
   assert(core.folder_make(args.out))
   local stem = args.out .. "/text-" .. name
