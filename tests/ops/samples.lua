@@ -472,14 +472,14 @@ local function pool(sizes)
     { t { 2, 3, 8 }, 2 }, { t { 1, 2, 7 }, 3, 2 }, { t { 1, 2, 7 }, 3, 2, 1 }, { t { 2, 1, 5 }, 5 },
     errors = {
       { t { 1, 2, 3 }, 4, match = "window" }, { t { 1, 2, 3 }, 2, 1, 2, match = "padding" },
-      { t { 3 }, 2, match = "%[3%]" },
+      { t { 3 }, 2, match = "%[3%]" }, { t { 1, 2, 0 }, 2, 1, 1, match = "window" }, -- a window of padding alone
     },
   } or {
     { t { 2, 3, 4, 6 }, 2 }, { t { 1, 2, 5, 7 }, 3, 2 }, { t { 1, 2, 5, 7 }, 3, 1, 1 },
     { t { 2, 1, 5, 4 }, { 2, 3 }, { 2, 1 }, { 1, 0 } },
     errors = {
       { t { 1, 2, 3, 3 }, 4, match = "window" }, { t { 3, 3 }, 2, match = "%[3,3%]" },
-      { t { 1, 2, 3, 3 }, match = "kernel" },
+      { t { 1, 2, 3, 3 }, match = "kernel" }, { t { 1, 2, 3, 0 }, 2, 1, 1, match = "window" },
     },
   }
 end
