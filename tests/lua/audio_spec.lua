@@ -191,6 +191,11 @@ describe("hd.audio.spectrogram", function()
     fails("bands need the rate", hd.audio.spectrogram, x, { bands = 4 })
     fails("bands is wrong: got 200, expected 1 to 128", hd.audio.spectrogram, x, { bands = 200, rate = 8000 })
     fails("range is wrong: got 0", hd.audio.picture, x, { range = 0 })
+    fails("x is wrong", hd.audio.band_difference, x, nil, { rate = 8000, edges = { 2000 } })
+    fails("rate is wrong: got 0", hd.audio.band_difference, x, x, { rate = 0, edges = { 2000 } })
+    for _, edge in ipairs { 0 / 0, -math.huge, -1 } do
+      fails("band 1 is empty", hd.audio.band_difference, x, x, { rate = 8000, edges = { edge } })
+    end
     fails("band 2 is empty", hd.audio.band_difference, x, x, { rate = 8000, edges = { 2000, 2000 } })
   end)
 end)

@@ -25,15 +25,15 @@ local function rows_of(where, x)
   check.arg(where, "x", x, "tensor")
   if x:dim() == 1 then x = x:unsqueeze(1) end
   if x:dim() == 3 and x:size(2) == 1 then x = x:squeeze(2) end
-  if x:dim() ~= 2 or x:dtype():sub(1, 1) ~= "f" then
+  if x:dim() ~= 2 or x:size(1) == 0 or x:dtype():sub(1, 1) ~= "f" then
     check.fail(where, "x is wrong: got %s, expected sounds [frames], [n,frames] or [n,1,frames]", check.show(x))
   end
   return x:to "f32"
 end
 
 local function check_sizes(where, o, frames)
-  if o.size < 4 or o.size > 8192 or o.size % 2 ~= 0 or o.hop < 1 or o.size % o.hop ~= 0 then
-    check.fail(where, "size or hop is wrong: got %d and %d, expected an even size, 4 to 8192, and a part of it",
+  if o.size < 4 or o.size > 4096 or o.size % 2 ~= 0 or o.hop < 1 or o.size % o.hop ~= 0 then
+    check.fail(where, "size or hop is wrong: got %d and %d, expected an even size, 4 to 4096, and a part of it",
       o.size, o.hop)
   end
   if frames < o.hop then
@@ -124,6 +124,19 @@ function spectrogram.picture(x, opts)
   return (decibels * (2 / o.range) + 1):clamp(-1, 1):flip(2):unsqueeze(2)
 end
 
+-- Mean power of all sounds in each bin, f64 [size / 2].
+local function mean_power(where, x, size)
+  x = rows_of(where, x)
+  check_sizes(where, { size = size, hop = size }, x:size(2))
+  local sums = core.zeros({ size // 2 }, { dtype = "f64" })
+  for first = 1, x:size(1), BLOCK do
+    local _ <close> = core.scope()
+    local part = x:narrow(1, first, math.min(BLOCK, x:size(1) - first + 1))
+    sums:add_(power(part, { size = size, hop = size // 2 }):to "f64":mean(3):sum(1))
+  end
+  return sums / x:size(1)
+end
+
 --- How much louder the bands of some sounds are than those of others, by mean power.
 ---@param real hd.Tensor  sounds, as of spectrogram.power
 ---@param made hd.Tensor  sounds; there may be more or fewer
@@ -135,26 +148,17 @@ function spectrogram.band_difference(real, made, opts)
   local o = check.options(where, opts, {
     { "rate", "integer", required = true }, { "edges", "table", required = true }, { "size", "integer", 256 },
   })
-  local edges, means = check.list(where, "edges", o.edges, "number"), {}
-  for i, x in ipairs { real, made } do
-    x = rows_of(where, x)
-    check_sizes(where, { size = o.size, hop = o.size }, x:size(2))
-    local sums = core.zeros({ o.size // 2 }, { dtype = "f64" })
-    for first = 1, x:size(1), BLOCK do
-      local _ <close> = core.scope()
-      local part = x:narrow(1, first, math.min(BLOCK, x:size(1) - first + 1))
-      sums:add_(power(part, { size = o.size, hop = o.size // 2 }):to "f64":mean(3):sum(1))
-    end
-    means[i] = sums / x:size(1)
-  end
+  local edges = check.list(where, "edges", o.edges, "number")
+  if o.rate < 1 then check.fail(where, "rate is wrong: got %d, expected at least 1 Hz", o.rate) end
+  local before, after = mean_power(where, real, o.size), mean_power(where, made, o.size)
   local decibels, first = {}, 0
   for i, edge in ipairs(edges) do
-    local last = math.max(0, math.min(o.size // 2, edge * o.size / o.rate // 1 | 0))
+    local last = math.tointeger(math.min(edge * o.size / o.rate, o.size / 2) // 1) or 0 -- 0 of no number
     if last <= first then
       check.fail(where, "band %d is empty: it would end at bin %d, the one below at %d", i, last, first)
     end
-    local a = means[1]:narrow(1, first + 1, last - first):sum():item()
-    local b = means[2]:narrow(1, first + 1, last - first):sum():item()
+    local a = before:narrow(1, first + 1, last - first):sum():item()
+    local b = after:narrow(1, first + 1, last - first):sum():item()
     decibels[i] = 10 * math.log((b + 1e-30) / (a + 1e-30), 10)
     first = last
   end
