@@ -70,8 +70,8 @@ hd_status hd_pool_forward(hd_op_call *c) {
     hd_pool_args p = pool_args(c);
     for (int d = 0; d < x->ndim - 2; d++) {
         const int k = x->ndim == 4 ? d : 1;
-        const bool sane = x->shape[d + 2] >= 1 && p.kernel[k] >= 1 && p.kernel[k] <= INT32_MAX && p.stride[k] >= 1 && p.padding[k] >= 0 &&
-                          p.padding[k] <= p.kernel[k] / 2;
+        const bool sane = x->shape[d + 2] >= 1 && p.kernel[k] >= 1 && p.kernel[k] <= INT32_MAX && p.stride[k] >= 1 &&
+                          p.padding[k] >= 0 && p.padding[k] <= p.kernel[k] / 2;
         const int64_t room = sane ? x->shape[d + 2] + 2 * p.padding[k] - p.kernel[k] : -1;
         if (room < 0)
             return hd_fail(HD_ESHAPE, "%s: window does not fit: got input %s, kernel %lld, stride %lld, padding %lld",
